@@ -1,0 +1,223 @@
+//! Which tokens are completion tokens, and the shift between a token and the logits that predict it.
+
+use burn_tensor::{Bool, DType, Device, Int, IntDType, Tensor, TensorData, s};
+
+use crate::{Error, Result};
+
+/// Token sequences, and which of their tokens are *completion* tokens: those whose log-probability counts.
+///
+/// Tokens and mask are both in **token** coordinates, as the model is fed: `mask[s, t]` says whether token `t` of
+/// sequence `s` is part of the completion. A causal model predicts token `t` at position `t − 1`; that shift is made
+/// once, inside this crate, and by nobody else. Token 0 has no prediction and is never counted, whatever the mask says.
+///
+/// | field    | shape               | unit                                          |
+/// |----------|---------------------|-----------------------------------------------|
+/// | `tokens` | `[sequences, time]` | token id                                      |
+/// | `mask`   | `[sequences, time]` | true = completion token (counted), never padding or prompt |
+///
+/// The mask is never guessed from token values: a padding id that is also the end-of-sequence id, or token 0, is an
+/// ordinary token where the mask is true. The end-of-sequence token that ends a completion belongs to it.
+///
+/// # Example
+/// ```
+/// use burn_dpo::Completions;
+/// use burn::tensor::Device;
+///
+/// // Two sequences: a prompt of two tokens with a completion of two, and a prompt of one with a completion of one.
+/// let sequences = [vec![5, 6, 7, 8], vec![5, 9]];
+/// let completions = Completions::from_sequences(&sequences, &[2, 1], 10, &Device::default())?;
+/// assert_eq!(completions.dims(), [2, 4]);
+/// let mask = completions.mask().into_data();
+/// assert_eq!(mask.iter::<bool>().collect::<Vec<_>>(), [false, false, true, true, false, true, false, false]);
+/// # Ok::<(), burn_dpo::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Completions {
+    tokens: Tensor<2, Int>,
+    mask: Tensor<2, Bool>,
+}
+
+/// The token that each position predicts, in *logit* coordinates: position `t` predicts token `t + 1`.
+pub(crate) struct NextTokens {
+    /// `[sequences, time]`; the last column predicts nothing and holds 0.
+    pub ids: Tensor<2, Int>,
+    /// `[sequences, time]`; the last column is false.
+    pub counted: Tensor<2, Bool>,
+}
+
+impl Completions {
+    /// From token ids `[sequences, time]` and a mask of the same shape, true at completion tokens.
+    ///
+    /// Ids are device data and are not read: what an id outside the vocabulary gives is said at
+    /// [`token_log_probs`](crate::token_log_probs). Ids and mask carry no gradient, whichever device they come with.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes differ, [`Error::Device`] if the devices do.
+    pub fn new(tokens: Tensor<2, Int>, mask: Tensor<2, Bool>) -> Result<Self> {
+        if tokens.dims() != mask.dims() {
+            return Err(Error::Shape { what: "mask", expected: tokens.dims().to_vec(), actual: mask.dims().to_vec() });
+        }
+        crate::ops::check_same_device("tokens", &tokens.device(), "mask", &mask.device())?;
+        Ok(Self { tokens: widened(tokens.without_autodiff()), mask: mask.without_autodiff() })
+    }
+
+    /// From labels `[sequences, time]` in token coordinates, where `ignore_index` (commonly −100) marks what is not a
+    /// completion token.
+    ///
+    /// The labels are *not* shifted: `labels[s, t]` is token `t` or `ignore_index`, as Hugging Face collators make
+    /// them. They replace the token ids, so do not feed [`tokens`](Self::tokens) of the result to a model.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if `ignore_index` does not fit the labels' integer type.
+    pub fn from_labels(labels: Tensor<2, Int>, ignore_index: i64) -> Result<Self> {
+        let labels = widened(labels.without_autodiff());
+        let fits = match labels.dtype() {
+            DType::I32 => i32::try_from(ignore_index).is_ok(),
+            DType::U32 => u32::try_from(ignore_index).is_ok(),
+            DType::U64 => u64::try_from(ignore_index).is_ok(),
+            _ => true,
+        };
+        if !fits {
+            return Err(Error::Parameter {
+                name: "ignore_index",
+                value: ignore_index as f64,
+                expected: "a value that the labels' integer type can hold",
+            });
+        }
+        let mask = labels.clone().not_equal_elem(ignore_index);
+        Self::new(labels, mask)
+    }
+
+    /// From padded rows on the host: `tokens` holds `sequences · time` ids, row by row; the first `prompt_lengths[s]`
+    /// tokens of a row are its prompt, those up to `total_lengths[s]` its completion, and the rest padding.
+    ///
+    /// Padding may hold any id. Everything else is checked here, where the numbers are at hand.
+    ///
+    /// A completion may be empty (`prompt_lengths[s] == total_lengths[s]`): its log-prob is 0, it pulls on nothing, and
+    /// [`PreferenceMetrics`](crate::PreferenceMetrics) counts it.
+    ///
+    /// # Errors
+    /// - [`Error::Shape`] if `tokens` is not `sequences · time` long, or the two lists of lengths differ in length.
+    /// - [`Error::Length`] if a prompt is longer than its total, or a total longer than `time`.
+    /// - [`Error::TokenId`] if an id before `total_lengths[s]` is not below `vocab_size`.
+    pub fn from_lengths(
+        tokens: &[u32],
+        time: usize,
+        prompt_lengths: &[usize],
+        total_lengths: &[usize],
+        vocab_size: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let sequences = prompt_lengths.len();
+        expect_length("total_lengths", sequences, total_lengths.len())?;
+        expect_length("tokens", sequences * time, tokens.len())?;
+
+        let mut ids = vec![0i64; sequences * time];
+        let mut mask = vec![false; sequences * time];
+        for sequence in 0..sequences {
+            let (prompt, total) = (prompt_lengths[sequence], total_lengths[sequence]);
+            expect_within(sequence, "total length", total, "time", time)?;
+            expect_within(sequence, "prompt length", prompt, "total length", total)?;
+            let row = sequence * time;
+            for (position, &token) in tokens[row..row + total].iter().enumerate() {
+                if token as usize >= vocab_size {
+                    return Err(Error::TokenId { sequence, position, token: token.into(), vocab_size });
+                }
+                ids[row + position] = token.into();
+            }
+            mask[row + prompt..row + total].fill(true);
+        }
+
+        let shape = [sequences, time];
+        let device = device.clone().without_autodiff();
+        // Ids fit i32 unless the vocabulary does not; the narrower type is the one that every backend has.
+        let dtype = if vocab_size <= i32::MAX as usize { DType::I32 } else { DType::I64 };
+        Self::new(
+            Tensor::from_data(TensorData::new(ids, shape), (&device, dtype)),
+            Tensor::from_data(TensorData::new(mask, shape), &device),
+        )
+    }
+
+    /// From ragged rows on the host: each row is a prompt of `prompt_lengths[s]` tokens and its completion.
+    ///
+    /// Rows are padded on the right, with id 0, to the longest. Feed [`tokens`](Self::tokens) to the model.
+    ///
+    /// # Errors
+    /// - [`Error::Shape`] if there are not as many prompt lengths as rows.
+    /// - [`Error::Length`] if a prompt is longer than its row.
+    /// - [`Error::TokenId`] if an id is not below `vocab_size`.
+    pub fn from_sequences<S: AsRef<[u32]>>(
+        sequences: &[S],
+        prompt_lengths: &[usize],
+        vocab_size: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        expect_length("prompt_lengths", sequences.len(), prompt_lengths.len())?;
+        let totals: Vec<usize> = sequences.iter().map(|row| row.as_ref().len()).collect();
+        let time = totals.iter().copied().max().unwrap_or(0);
+        let mut tokens = vec![0; sequences.len() * time];
+        for (sequence, row) in sequences.iter().enumerate() {
+            tokens[sequence * time..][..totals[sequence]].copy_from_slice(row.as_ref());
+        }
+        Self::from_lengths(&tokens, time, prompt_lengths, &totals, vocab_size, device)
+    }
+
+    /// The token ids, `[sequences, time]`: what the model is fed.
+    pub fn tokens(&self) -> Tensor<2, Int> {
+        self.tokens.clone()
+    }
+
+    /// Which tokens are completion tokens, `[sequences, time]`.
+    pub fn mask(&self) -> Tensor<2, Bool> {
+        self.mask.clone()
+    }
+
+    /// `[sequences, time]`.
+    pub fn dims(&self) -> [usize; 2] {
+        self.tokens.dims()
+    }
+
+    /// The device that holds the tokens.
+    pub fn device(&self) -> Device {
+        self.tokens.device()
+    }
+
+    /// The shift, made here and nowhere else.
+    ///
+    /// The last position stays, uncounted, so that logits `[sequences, time, vocab]` need not be cut (a copy).
+    pub(crate) fn next_tokens(&self) -> NextTokens {
+        let [sequences, time] = self.dims();
+        if time == 0 {
+            return NextTokens { ids: self.tokens(), counted: self.mask() };
+        }
+        let last = [sequences, 1];
+        let ids = Tensor::zeros(last, (&self.device(), self.tokens.dtype()));
+        let counted = Tensor::<2, Int>::zeros(last, &self.device()).bool();
+        NextTokens {
+            ids: Tensor::cat(vec![self.tokens().slice(s![.., 1..]), ids], 1),
+            counted: Tensor::cat(vec![self.mask().slice(s![.., 1..]), counted], 1),
+        }
+    }
+}
+
+/// Integers of 8 and 16 bits cannot be compared with a vocabulary's size: make them 32.
+fn widened(tokens: Tensor<2, Int>) -> Tensor<2, Int> {
+    match tokens.dtype() {
+        DType::I64 | DType::I32 | DType::U64 | DType::U32 => tokens,
+        _ => tokens.cast(IntDType::I32),
+    }
+}
+
+fn expect_length(what: &'static str, expected: usize, actual: usize) -> Result<()> {
+    if expected == actual { Ok(()) } else { Err(Error::Shape { what, expected: vec![expected], actual: vec![actual] }) }
+}
+
+fn expect_within(
+    sequence: usize,
+    what: &'static str,
+    length: usize,
+    limit_name: &'static str,
+    limit: usize,
+) -> Result<()> {
+    if length <= limit { Ok(()) } else { Err(Error::Length { sequence, what, length, limit_name, limit }) }
+}

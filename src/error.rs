@@ -1,0 +1,122 @@
+//! What can be wrong with the arguments, and nothing else.
+//!
+//! Shapes, lengths and parameters are checked before any work is done. What the *numbers* in a tensor are is never
+//! read back to be checked: what NaN, an infinite logit or an empty completion gives is defined where it arises.
+
+/// The result of every fallible function of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why an argument was refused: what, where, and both numbers.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor or slice whose shape does not fit the one that it goes with.
+    #[error("{what} has shape {actual:?}, expected {expected:?}")]
+    Shape {
+        /// The argument.
+        what: &'static str,
+        /// The shape that it should have.
+        expected: Vec<usize>,
+        /// The shape that it has.
+        actual: Vec<usize>,
+    },
+
+    /// Two sides that should hold the same number of preference pairs.
+    #[error("{left} holds {left_pairs} pairs, but {right} holds {right_pairs}")]
+    PairCount {
+        /// The one side.
+        left: &'static str,
+        /// How many pairs it holds.
+        left_pairs: usize,
+        /// The other side.
+        right: &'static str,
+        /// How many pairs it holds.
+        right_pairs: usize,
+    },
+
+    /// A stack of chosen and rejected sequences that cannot be halved.
+    #[error("{sequences} sequences cannot be halved into chosen and rejected")]
+    OddSequences {
+        /// How many sequences the stack holds.
+        sequences: usize,
+    },
+
+    /// A parameter outside its domain.
+    #[error("{name} is {value}, expected {expected}")]
+    Parameter {
+        /// The parameter.
+        name: &'static str,
+        /// The value given.
+        value: f64,
+        /// The domain, in words.
+        expected: &'static str,
+    },
+
+    /// A token id that the vocabulary does not have.
+    #[error("sequence {sequence}, position {position}: token id {token}, but the vocabulary has {vocab_size}")]
+    TokenId {
+        /// The row.
+        sequence: usize,
+        /// The position in the row.
+        position: usize,
+        /// The id found there.
+        token: u64,
+        /// How many ids there are.
+        vocab_size: usize,
+    },
+
+    /// A length that does not fit the one that contains it.
+    #[error("sequence {sequence}: {what} is {length}, longer than {limit_name} of {limit}")]
+    Length {
+        /// The row.
+        sequence: usize,
+        /// Which length.
+        what: &'static str,
+        /// The length given.
+        length: usize,
+        /// What it is measured against.
+        limit_name: &'static str,
+        /// The longest that fits.
+        limit: usize,
+    },
+
+    /// A vocabulary with no token in it.
+    #[error("{what} has a vocabulary of 0")]
+    EmptyVocabulary {
+        /// The argument.
+        what: &'static str,
+    },
+
+    /// A number format in which the device computes wrong numbers, or that is not a float.
+    #[error("{what} is {dtype}, in which {device} cannot compute")]
+    DType {
+        /// The argument.
+        what: &'static str,
+        /// Its number format.
+        dtype: String,
+        /// The device that holds it.
+        device: String,
+    },
+
+    /// Tensors on different devices.
+    #[error("{left} is on {left_device}, but {right} is on {right_device}")]
+    Device {
+        /// The one side.
+        left: &'static str,
+        /// Where it is.
+        left_device: String,
+        /// The other side.
+        right: &'static str,
+        /// Where it is.
+        right_device: String,
+    },
+
+    /// A device that could not hand its numbers over.
+    #[error("reading {what} back from the device failed: {cause}")]
+    Read {
+        /// What was being read.
+        what: &'static str,
+        /// The device's own words.
+        cause: String,
+    },
+}

@@ -1,0 +1,92 @@
+//! Log-probabilities of whole completions.
+
+use burn_tensor::{Int, Tensor, s};
+
+use crate::{Error, PairLogProbs, Result};
+
+/// The log-probability of each completion, summed over its tokens, beside how many tokens were summed.
+///
+/// | field         | shape         | unit                                | gradient |
+/// |---------------|---------------|-------------------------------------|----------|
+/// | `sum`         | `[sequences]` | nats, **summed** over counted tokens | flows   |
+/// | `token_count` | `[sequences]` | counted tokens                      | none     |
+///
+/// Usually made by [`TokenLogProbs::sequences`](crate::TokenLogProbs::sequences). Built with [`new`](Self::new) where
+/// the numbers were kept on the host, as a reference model's are when they are computed once before training.
+///
+/// # Example
+/// ```
+/// use burn_dpo::SequenceLogProbs;
+/// use burn::tensor::{Device, Int, Tensor};
+///
+/// let device = Device::default();
+/// let sum = Tensor::<1>::from_floats([-6.0, 0.0], &device);
+/// let token_count = Tensor::<1, Int>::from_ints([3, 0], &device);
+///
+/// let mean = SequenceLogProbs::new(sum, token_count)?.mean().into_data();
+/// assert_eq!(mean.to_vec::<f32>().unwrap(), [-2.0, 0.0]); // an empty completion has mean 0, not NaN
+/// # Ok::<(), burn_dpo::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct SequenceLogProbs {
+    /// Log-prob of each completion, `[sequences]`, in nats, summed over its counted tokens.
+    pub sum: Tensor<1>,
+    /// How many tokens were summed, `[sequences]`.
+    pub token_count: Tensor<1, Int>,
+}
+
+impl SequenceLogProbs {
+    /// From sums and token counts, `[sequences]` each.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they differ in length, [`Error::Device`] if they are on different devices.
+    pub fn new(sum: Tensor<1>, token_count: Tensor<1, Int>) -> Result<Self> {
+        let sequences = Self { sum, token_count };
+        sequences.check("token_count")?;
+        Ok(sequences)
+    }
+
+    /// The log-prob per token, `[sequences]`: `sum / token_count`, and 0 where nothing was counted. Gradient flows.
+    pub fn mean(&self) -> Tensor<1> {
+        let count = self.token_count.clone().without_autodiff().clamp_min(1);
+        self.sum.clone() / count.float().cast(self.sum.dtype())
+    }
+
+    /// Splits a stack whose first half is chosen and whose second half is rejected, in the same order.
+    ///
+    /// # Errors
+    /// [`Error::OddSequences`] if it cannot be halved.
+    pub fn into_pairs(self) -> Result<PairLogProbs> {
+        let [sequences] = self.sum.dims();
+        if sequences % 2 != 0 {
+            return Err(Error::OddSequences { sequences });
+        }
+        let pairs = sequences / 2;
+        if pairs == 0 {
+            return PairLogProbs::new(self.clone(), self); // burn's empty slice would leave the graph
+        }
+        let rejected = Self {
+            sum: self.sum.clone().slice(s![pairs..sequences]),
+            token_count: self.token_count.clone().slice(s![pairs..sequences]),
+        };
+        let chosen = Self { sum: self.sum.slice(s![0..pairs]), token_count: self.token_count.slice(s![0..pairs]) };
+        PairLogProbs::new(chosen, rejected)
+    }
+
+    /// The same numbers, cut off from the graph that made them.
+    pub fn detach(self) -> Self {
+        Self { sum: self.sum.detach(), ..self }
+    }
+
+    /// That sum and count fit each other: the fields are public, so this is asked again where it matters.
+    pub(crate) fn check(&self, what: &'static str) -> Result<()> {
+        if self.sum.dims() != self.token_count.dims() {
+            return Err(Error::Shape {
+                what,
+                expected: self.sum.dims().to_vec(),
+                actual: self.token_count.dims().to_vec(),
+            });
+        }
+        crate::ops::check_same_device("sum", &self.sum.device(), what, &self.token_count.device())
+    }
+}

@@ -1,0 +1,37 @@
+//! Functions that burn's backends round too early, written so that they are right on all of them.
+//!
+//! `log_sigmoid(20)` is 0 on two of burn's backends and `log1p(x)` is `ln(1 + x)` on every GPU; both are wanted in full
+//! relative accuracy here. Everything below needs only `exp`, division and multiplication.
+
+use burn_tensor::{DType, Tensor};
+
+/// `log(1 + eˣ) = −log σ(−x)`, to full relative accuracy over the whole range.
+///
+/// ```text
+/// log(1 + eˣ) = max(x, 0) + log(1 + e^−|x|)
+/// ```
+pub(crate) fn softplus(x: Tensor<1>) -> Tensor<1> {
+    x.clone().clamp_min(0.0) + log1p_of_at_most_one(x.abs().neg().exp())
+}
+
+/// `σ(x) = 1 / (1 + e^−x)`, to full relative accuracy over the whole range: its small tail is `eˣ / (1 + eˣ)`.
+pub(crate) fn sigmoid(x: Tensor<1>) -> Tensor<1> {
+    let small = x.clone().abs().neg().exp();
+    let numerator = small.clone().mask_fill(x.greater_equal_elem(0.0), 1.0);
+    numerator / (small + 1.0)
+}
+
+/// `log(1 + e)` for `0 ≤ e ≤ 1`, through `log((1 + s)/(1 − s)) = 2 artanh s` with `s = e / (2 + e) ≤ 1/3`.
+///
+/// The series `s + s³/3 + s⁵/5 + …` is cut where its next term is below the format's rounding: after 8 terms for f32
+/// (9⁻⁸/17 = 1.4e-9), after 17 for f64 (9⁻¹⁷/35 = 1.7e-18).
+fn log1p_of_at_most_one(e: Tensor<1>) -> Tensor<1> {
+    let terms = if e.dtype() == DType::F64 { 17 } else { 8 };
+    let s = e.clone() / (e + 2.0);
+    let square = s.clone() * s.clone();
+    let coefficient = |k: i32| 1.0 / f64::from(2 * k + 1);
+    let tail = (0..terms - 2).rev().fold(square.clone() * coefficient(terms - 1) + coefficient(terms - 2), |sum, k| {
+        sum * square.clone() + coefficient(k)
+    });
+    s * tail * 2.0
+}

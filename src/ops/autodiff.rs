@@ -1,0 +1,53 @@
+//! Gradients written by hand.
+
+use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
+use burn_autodiff::{
+    Autodiff,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+
+use super::PreferenceOps;
+
+/// `value` passes its gradient on; `input` receives it times the known derivative.
+#[derive(Debug)]
+struct WithGradient;
+
+impl<B: Backend> Backward<B, 2> for WithGradient {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let ([value, input], derivative) = (ops.parents, ops.state);
+        if let Some(input) = input {
+            grads.register::<B>(input.id, scaled::<B>(derivative, upstream.clone()));
+        }
+        if let Some(value) = value {
+            grads.register::<B>(value.id, upstream);
+        }
+    }
+}
+
+/// `derivative · upstream`, and exactly 0 where `upstream` is: a pair that the caller left out must not bring its NaN.
+fn scaled<B: Backend>(derivative: FloatTensor<B>, upstream: FloatTensor<B>) -> FloatTensor<B> {
+    let bool_dtype = burn::backend::get_or_init_device_settings::<B>(&upstream.device()).bool_dtype;
+    let unused = B::float_equal_elem(upstream.clone(), 0f32.into(), bool_dtype);
+    B::float_mask_fill(B::float_mul(derivative, upstream), unused, 0f32.into())
+}
+
+impl<B: PreferenceOps, C: CheckpointStrategy> PreferenceOps for Autodiff<B, C> {
+    fn with_gradient(
+        value: FloatTensor<Self>,
+        input: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (value, value_node) = value.into_parts();
+        let (_, input_node) = input.into_parts();
+        let (gradient, _) = gradient.into_parts();
+        match WithGradient.prepare::<C>([value_node, input_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(gradient, value),
+            OpsKind::UnTracked(prep) => prep.finish(value),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The only place that knows backends.
+//!
+//! Everything above is written over burn's tensors, which choose their backend at run time. What burn's tensors
+//! cannot say is asked for here, through one extension trait over burn's backends ([`PreferenceOps`]) whose default
+//! bodies serve any backend and whose gradients are written by hand in `autodiff`.
+
+mod autodiff;
+mod precision;
+
+use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
+use burn_tensor::Tensor;
+
+pub(crate) use precision::{check_float, check_same_device, to_arithmetic_dtype};
+
+/// What this crate asks of a backend beyond burn's own operations.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    LibTorch: cfg(feature = "tch"),
+    Cube: cfg(feature = "cube"),
+    Fusion: cfg(feature = "cube"),
+    Autodiff
+)]
+pub trait PreferenceOps: Backend {
+    /// `value`, with `gradient` as its derivative in `input`. Costs nothing without autodiff.
+    #[fusion(default)]
+    fn with_gradient(
+        value: FloatTensor<Self>,
+        input: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let _ = (input, gradient);
+        value
+    }
+}
+
+#[cfg(feature = "flex")]
+impl PreferenceOps for burn::backend::Flex {}
+
+#[cfg(feature = "ndarray")]
+#[allow(deprecated)] // burn calls its ndarray backend deprecated; this crate supports it while burn does
+impl PreferenceOps for burn::backend::NdArray {}
+
+#[cfg(feature = "tch")]
+#[allow(deprecated)] // as above
+impl PreferenceOps for burn::backend::LibTorch {}
+
+#[cfg(feature = "cube")]
+impl PreferenceOps for burn_cubecl::CubeBackend {}
+
+/// A function known by its value and its partial derivatives: `value`, whose derivative in each `input` is the
+/// `gradient` beside it.
+///
+/// `value` and the gradients are `[n]` and carry no gradient themselves; an input that is not tracked costs nothing.
+/// Where the incoming gradient is exactly 0 the outgoing one is 0, whatever `gradient` holds there.
+pub(crate) fn closed_form<const N: usize>(value: Tensor<1>, partials: [(Tensor<1>, Tensor<1>); N]) -> Tensor<1> {
+    partials.into_iter().fold(value, |value, (input, gradient)| {
+        if !input.is_tracked() {
+            return value;
+        }
+        Tensor::from_dispatch(Dispatch::with_gradient(
+            value.into_dispatch(),
+            input.into_dispatch(),
+            gradient.into_dispatch(),
+        ))
+    })
+}
