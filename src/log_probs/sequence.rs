@@ -24,7 +24,7 @@ use crate::{Error, PairLogProbs, Result};
 /// let token_count = Tensor::<1, Int>::from_ints([3, 0], &device);
 ///
 /// let mean = SequenceLogProbs::new(sum, token_count)?.mean().into_data();
-/// assert_eq!(mean.to_vec::<f32>().unwrap(), [-2.0, 0.0]); // an empty completion has mean 0, not NaN
+/// assert_eq!(mean.try_to_vec::<f32>().unwrap(), [-2.0, 0.0]); // an empty completion has mean 0, not NaN
 /// # Ok::<(), burn_dpo::Error>(())
 /// ```
 #[derive(Debug, Clone)]

@@ -33,7 +33,7 @@ use crate::{
 /// let completions = Completions::from_sequences(&[[0, 1, 1]], &[1], 2, &device)?;
 /// let logits = Tensor::<3>::from_floats([[[0.0, 0.0], [0.0, 3f32.ln()], [0.0, 0.0]]], &device);
 ///
-/// let log_probs = token_log_probs(logits, &completions)?.values().into_data().to_vec::<f32>().unwrap();
+/// let log_probs = token_log_probs(logits, &completions)?.values().into_data().try_to_vec::<f32>().unwrap();
 /// assert!((log_probs[0] - 0.5f32.ln()).abs() < 1e-6); // position 0 predicts token 1
 /// assert!((log_probs[1] - 0.75f32.ln()).abs() < 1e-6); // position 1 predicts token 2
 /// # Ok::<(), burn_dpo::Error>(())
@@ -135,9 +135,15 @@ impl TokenLogProbs {
     ///
     /// Both come from the same mask, so a mean over them cannot be off by a token. A sequence with no counted token has
     /// sum 0 and count 0.
+    ///
+    /// # Numerics
+    /// The sum is rounded about once, however many tokens it has: a preference is the small difference of such sums,
+    /// and what they lose is not got back.
     pub fn sequences(&self) -> SequenceLogProbs {
+        let whole = eighths(self.values.clone().without_autodiff());
+        let rest = self.values.clone() - whole.clone();
         SequenceLogProbs {
-            sum: self.values.clone().sum_dim(1).squeeze_dim(1),
+            sum: (rest.sum_dim(1) + whole.sum_dim(1)).squeeze_dim(1),
             token_count: self.counted.clone().int().sum_dim(1).squeeze_dim(1),
         }
     }
@@ -146,4 +152,14 @@ impl TokenLogProbs {
     pub fn detach(self) -> Self {
         Self { values: self.values.detach(), counted: self.counted }
     }
+}
+
+/// The multiple of 1/8 just below each value; 0 where there is none.
+///
+/// Their sums are exact: up to 2²¹ nats in f32, in any order. What is left of each value is below 1/8, and its sum so
+/// small that its rounding hardly shows beside the final one.
+fn eighths(values: Tensor<2>) -> Tensor<2> {
+    let whole = (values * 8.0).floor() / 8.0;
+    let none = whole.clone().is_finite().bool_not();
+    whole.mask_fill(none, 0.0)
 }

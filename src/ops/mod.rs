@@ -3,6 +3,8 @@
 //! Everything above is written over burn's tensors, which choose their backend at run time. What burn's tensors
 //! cannot say is asked for here, through one extension trait over burn's backends ([`PreferenceOps`]) whose default
 //! bodies serve any backend and whose gradients are written by hand in `autodiff`.
+// burn calls its ndarray and libtorch backends deprecated; this crate supports them while burn does.
+#![allow(deprecated)]
 
 mod autodiff;
 mod precision;
@@ -38,11 +40,9 @@ pub trait PreferenceOps: Backend {
 impl PreferenceOps for burn::backend::Flex {}
 
 #[cfg(feature = "ndarray")]
-#[allow(deprecated)] // burn calls its ndarray backend deprecated; this crate supports it while burn does
 impl PreferenceOps for burn::backend::NdArray {}
 
 #[cfg(feature = "tch")]
-#[allow(deprecated)] // as above
 impl PreferenceOps for burn::backend::LibTorch {}
 
 #[cfg(feature = "cube")]

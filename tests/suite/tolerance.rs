@@ -1,0 +1,199 @@
+//! How far a result may be from the f64 reference on the same inputs: the one table of accuracy bounds.
+//!
+//! `u` is the format's unit of rounding, 2⁻²⁴ in f32 and 2⁻⁵³ in f64: `+ − × ÷` and a change of format each err by a
+//! factor `1 ± u`. `E(x)` is the relative error of `exp(x)` and `D` that of a division, which on a GPU is not `u`; `L` is
+//! the relative error of `ln` above 2 and `L₁` its absolute error on `[1, 2]`: see [`Rounding`]. `tiny` is what is lost
+//! where numbers become subnormal. `V` is the vocabulary, `z = βΔ`.
+//!
+//! | function                    | bound on the absolute error, of first order                                        |
+//! |-----------------------------|------------------------------------------------------------------------------------|
+//! | [`token_log_prob`]          | `u·(2·|log p| + V − 1) + E(0) + (E′ + u + L)·ln V + L₁`                            |
+//! | [`token_gradient`]          | `(2·E(0) + (E′ + u)·(ln V + 1) + u·(V + 3) + 2·D) · |upstream|`                    |
+//! | [`sequence_sum`]            | the tokens' bounds, and `u·(|Σ| + n²/8)`                                           |
+//! | [`sequence_mean`]           | the sum's bound over `n`, and `D·|mean|`                                           |
+//! | [`dpo_margin`]              | `δz = u·β·(|a| + |b| + |Δ|) + 2u·|z|` for log-ratios `a`, `b`, `Δ = a − b`         |
+//! | [`dpo_value`]               | `ℓ·(expm1 δz + 1.25·(E(z) + D + 10u) + u) + 4·tiny`                                |
+//! | [`dpo_slope`]               | `|slope|·(expm1 δz + E(z) + D + 3u) + 4·(1 + β)·tiny`                              |
+//! | [`reward`]                  | `3u·β·|a| + tiny`                                                                  |
+//! | [`HALF_INPUT`], [`WIDE_VOCABULARY`] | what the design promises for f16 and bf16 input, and for f32 at 256 k ids  |
+//! | [`GOLDEN_VALUE`], [`GOLDEN_GRADIENT`] | what the issue promises against another implementation                   |
+//!
+//! First-order bounds are enlarged by [`SECOND_ORDER`]; nothing else is.
+
+use burn::tensor::DType;
+
+use crate::devices::Tested;
+
+/// Per token, times `max(1, |log p|)`: f16 or bf16 logits against f64 on the same rounded logits. With the 34 units of
+/// rounding that it is, it leaves room for no sum that loses a unit per term, whatever the vocabulary.
+pub const HALF_INPUT: f64 = 2e-6;
+
+/// Per token: f32 logits over a vocabulary of 256 k.
+pub const WIDE_VOCABULARY: f64 = 1e-5;
+
+/// Relative: f32 against the golden values. Theirs are f64; ours err by `u·|Σ| ≈ 1e-5` nats in a log-prob of −170, and
+/// by `β` times that in a reward.
+pub const GOLDEN_VALUE: f64 = 1e-5;
+
+/// Relative to the gradient's norm: f32 against the golden values.
+pub const GOLDEN_GRADIENT: f64 = 1e-4;
+
+/// The products of two errors that first-order bounds leave out: none of the bounds used comes near 1e-3.
+const SECOND_ORDER: f64 = 1.001;
+
+/// How a device rounds in one format. All but `unit` and `tiny` are in units of rounding.
+#[derive(Debug, Clone, Copy)]
+pub struct Rounding {
+    /// `u`.
+    pub unit: f64,
+    /// `E(0)`.
+    exp_at_zero: f64,
+    /// `E′`: `E(x) = E(0) + E′·|x|`.
+    exp_per_unit: f64,
+    /// `L`.
+    log: f64,
+    /// `L₁`.
+    log_near_one: f64,
+    /// `D`.
+    division: f64,
+    /// Rounding of a subnormal number, or the smallest normal one where the device may make subnormals 0.
+    pub tiny: f64,
+}
+
+impl Rounding {
+    /// Of a device in f32 (which f16 and bf16 are computed in) or f64.
+    ///
+    /// On a CPU `exp` and `ln` are the platform's, within 1 ulp (2 units). On a GPU WebGPU's specification counts, which
+    /// CUDA's functions keep: `exp` 3 + 2·|x| ulp, `ln` 3 ulp and 2⁻²¹ near 1, division 2.5 ulp, subnormals may be 0.
+    pub fn of(on: &Tested, dtype: DType) -> Self {
+        let (unit, subnormal, normal) = match dtype {
+            DType::F64 => (f64::EPSILON / 2.0, f64::from_bits(1), f64::MIN_POSITIVE),
+            _ => (f64::from(f32::EPSILON) / 2.0, f64::from(f32::from_bits(1)), f64::from(f32::MIN_POSITIVE)),
+        };
+        match on.name {
+            "flex" | "ndarray" => Self {
+                unit,
+                exp_at_zero: 2.0,
+                exp_per_unit: 0.0,
+                log: 2.0,
+                log_near_one: 2.0 * std::f64::consts::LN_2,
+                division: 1.0,
+                tiny: subnormal,
+            },
+            _ => Self {
+                unit,
+                exp_at_zero: 6.0,
+                exp_per_unit: 4.0,
+                log: 6.0,
+                log_near_one: 8.0,
+                division: 5.0,
+                tiny: normal,
+            },
+        }
+    }
+
+    fn bound(self, units: f64) -> f64 {
+        units * self.unit * SECOND_ORDER
+    }
+
+    fn exp(self, x: f64) -> f64 {
+        self.exp_at_zero + self.exp_per_unit * x.abs()
+    }
+}
+
+/// `log p = (z_y − m) − ln S`, `S = Σ exp s_v`, `s_v = z_v − m ≤ 0`, `p_v = exp(s_v)/S`.
+///
+/// - `s_v` errs by `u·|s_v|`, which `exp` makes relative, beside its own `E(s_v)`. In `S` these weigh `p_v`, and
+///   `Σ p_v |s_v| = entropy − ln(1/p_max) ≤ ln V`; its `V − 1` additions err by `u` each.
+/// - `ln` turns the relative error of `S` into an absolute one and adds its own, as `0 ≤ ln S ≤ ln V`.
+/// - `s_y` errs by `u·|s_y| ≤ u·|log p|`, and the last subtraction by as much.
+pub fn token_log_prob(rounding: Rounding, log_prob: f64, vocab: usize) -> f64 {
+    let (vocab, log_vocab) = (vocab as f64, (vocab as f64).ln());
+    rounding.bound(
+        2.0 * log_prob.abs()
+            + (vocab - 1.0)
+            + rounding.exp_at_zero
+            + (rounding.exp_per_unit + 1.0 + rounding.log) * log_vocab
+            + rounding.log_near_one,
+    ) + vocab * rounding.tiny
+}
+
+/// `upstream · (1[v = y] − p_v)`, `p_v = exp(s_v) · (1/S)`.
+///
+/// The relative error of `p_v` is that of `exp(s_v)`, of `S` (see [`token_log_prob`]), of the division that `ln` has for
+/// a derivative (twice: `1/S` and by it), and of three products and one difference. Times `p_v ≤ 1`, and
+/// `p_v·|s_v| ≤ p_v·|ln p_v| ≤ 1`.
+pub fn token_gradient(rounding: Rounding, upstream: f64, vocab: usize) -> f64 {
+    let (vocab, log_vocab) = (vocab as f64, (vocab as f64).ln());
+    upstream.abs()
+        * (rounding.bound(
+            2.0 * rounding.exp_at_zero
+                + (rounding.exp_per_unit + 1.0) * (log_vocab + 1.0)
+                + (vocab + 3.0)
+                + 2.0 * rounding.division,
+        ) + vocab * rounding.tiny)
+        + rounding.tiny
+}
+
+/// `Σ log p` over `n` tokens, each within `tokens` in total.
+///
+/// The sum is of eighths, exact below 2²¹ nats, and of remainders in `[0, ⅛]`: each remainder errs by `u/8`, and each
+/// of their `n − 1` additions by `u` times a partial sum of at most `n/8`. Then both are added.
+pub fn sequence_sum(rounding: Rounding, sum: f64, count: usize, tokens: f64) -> f64 {
+    let n = count as f64;
+    tokens + rounding.bound(sum.abs() + n * n / 8.0)
+}
+
+/// `Σ / n`. A count is exact.
+pub fn sequence_mean(rounding: Rounding, mean: f64, count: usize, sum: f64) -> f64 {
+    sum / count.max(1) as f64 + rounding.bound(rounding.division * mean.abs()) + rounding.tiny
+}
+
+/// What a loss is computed from: the log-ratios of one pair, and β.
+#[derive(Debug, Clone, Copy)]
+pub struct Margin {
+    pub chosen: f64,
+    pub rejected: f64,
+    pub beta: f64,
+}
+
+impl Margin {
+    pub fn z(self) -> f64 {
+        self.beta * (self.chosen - self.rejected)
+    }
+}
+
+/// Of `z = β·(a − b)`: three differences err by `u` times themselves, β is rounded, and so is the product.
+pub fn dpo_margin(rounding: Rounding, of: Margin) -> f64 {
+    let differences = of.chosen.abs() + of.rejected.abs() + (of.chosen - of.rejected).abs();
+    rounding.bound(of.beta * differences + 2.0 * of.z().abs()) + (3.0 * of.beta + 1.0) * rounding.tiny
+}
+
+/// `ℓ = max(−z, 0) + log1p(e)`, `e = exp(−|z|)`, `log1p(e) = 2 artanh(s)`, `s = e/(2 + e)`.
+///
+/// - `|ℓ′| ≤ ℓ`: an error `δz` in `z` is a factor of at most `exp δz`.
+/// - The relative error of `e` is `E(z)`, that of `s` `D + u` more. The series `s·(1 + s²/3 + …)` has `s² ≤ 1/9`, so it
+///   enlarges the error of `s` by at most `1 + 2·(1/27 + …) < 1.25`; its own roundings are two per term, falling by 1/9
+///   with each, two for `s²`, and two for the last products: below `10u`.
+/// - The final sum errs by `u`.
+/// - `e` may be subnormal: rounded, halved, multiplied.
+pub fn dpo_value(rounding: Rounding, of: Margin, value: f64) -> f64 {
+    let own = 1.25 * (rounding.exp(of.z()) + rounding.division + 10.0) + 1.0;
+    relative(value, dpo_margin(rounding, of).exp_m1() + rounding.bound(own)) + 4.0 * rounding.tiny
+}
+
+/// `β·σ(−z)`: `σ` is `e/(1 + e)` or `1/(1 + e)`. A sum, a division, β and the product round. `|(ln σ)′| ≤ 1`.
+pub fn dpo_slope(rounding: Rounding, of: Margin, slope: f64) -> f64 {
+    let own = rounding.exp(of.z()) + rounding.division + 3.0;
+    relative(slope, dpo_margin(rounding, of).exp_m1() + rounding.bound(own)) + 4.0 * (1.0 + of.beta) * rounding.tiny
+}
+
+/// `β·(log π − log π_ref)`: a difference, β and a product round.
+pub fn reward(rounding: Rounding, reward: f64) -> f64 {
+    rounding.bound(3.0 * reward.abs()) + rounding.tiny
+}
+
+/// 0 may not be off at all by a relative error, however large.
+fn relative(value: f64, error: f64) -> f64 {
+    if value == 0.0 { 0.0 } else { value.abs() * error }
+}
