@@ -1,12 +1,17 @@
 """Compares what `examples/score` printed with golden values: compare_scores.py GOLDEN SCORES
 
 Log-probs, losses and metrics must agree within 1e-5 relative, gradients within 1e-4 of their norm. A configuration that
-was answered with an error is listed; none of those that ANSWERED names may be. Exit status 1 on any disagreement.
+was answered with an error is counted; none that `answered` accepts may be. Exit status 1 on any disagreement, and for anything
+in REQUIRED that is missing.
 """
 import json
 import sys
 
 VALUE, GRADIENT = 1e-5, 1e-4
+REQUIRED = {
+    "token_log_probs", "reference_token_log_probs",
+    "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected",
+}
 
 
 def answered(config):
@@ -31,9 +36,10 @@ def main(golden_path, scores_path):
 
     def compare(what, where, ours, reference, bound):
         ours, reference = flat(ours), flat(reference)
-        error = max((relative(a, b) for a, b in zip(ours, reference)), default=0.0)
-        if len(ours) != len(reference):
-            error = float("inf")
+        errors = [relative(a, b) for a, b in zip(ours, reference)]
+        if len(ours) != len(reference) or any(error != error for error in errors):
+            errors.append(float("inf"))
+        error = max(errors, default=0.0)
         worst[what] = max(worst.get(what, 0.0), error)
         if not error <= bound:
             failures.append(f"{where}: {what} is off by {error:.3g}, allowed {bound:.0e}")
@@ -41,8 +47,8 @@ def main(golden_path, scores_path):
     assert len(golden["cases"]) == len(scores["cases"]), "number of cases"
     for index, (case, score) in enumerate(zip(golden["cases"], scores["cases"])):
         for what in ("token_log_probs", "reference_token_log_probs", "entropy", "log_sum_sq_probs"):
-            if what in score:
-                compare(what, f"case {index}", score[what], case[what], VALUE)
+            if what in score or what in REQUIRED:
+                compare(what, f"case {index}", score.get(what, []), case[what], VALUE)
         assert len(case["runs"]) == len(score["runs"]), f"case {index}: number of runs"
         for expected, run in zip(case["runs"], score["runs"]):
             where = f"case {index}, {json.dumps(expected['config'])}"
@@ -57,8 +63,8 @@ def main(golden_path, scores_path):
                 compare("loss", where, run["loss"], expected["loss"], VALUE)
                 compare("per_pair", where, run["per_pair"], expected["per_pair"], VALUE)
                 for metric, value in expected["metrics"].items():
-                    if metric in run["metrics"]:
-                        compare(f"metrics {metric}", where, run["metrics"][metric], value, VALUE)
+                    if metric in run["metrics"] or metric in REQUIRED:
+                        compare(f"metrics {metric}", where, run["metrics"].get(metric), value, VALUE)
                 for norm in ("grad_hidden_norm", "grad_weight_norm"):
                     compare(norm, where, run[norm], expected[norm], GRADIENT)
 

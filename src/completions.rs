@@ -2,7 +2,10 @@
 
 use burn_tensor::{Bool, DType, Device, Int, IntDType, Tensor, TensorData, s};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    ops::{check_int, check_same_device},
+};
 
 /// Token sequences, and which of their tokens are *completion* tokens: those whose log-probability counts.
 ///
@@ -52,12 +55,14 @@ impl Completions {
     /// [`token_log_probs`](crate::token_log_probs). Ids and mask carry no gradient, whichever device they come with.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the shapes differ, [`Error::Device`] if the devices do.
+    /// [`Error::Shape`] if the shapes differ, [`Error::Device`] if the devices do, [`Error::DType`] for ids of a type that
+    /// the device does not have.
     pub fn new(tokens: Tensor<2, Int>, mask: Tensor<2, Bool>) -> Result<Self> {
         if tokens.dims() != mask.dims() {
             return Err(Error::Shape { what: "mask", expected: tokens.dims().to_vec(), actual: mask.dims().to_vec() });
         }
-        crate::ops::check_same_device("tokens", &tokens.device(), "mask", &mask.device())?;
+        check_same_device("tokens", &tokens.device(), "mask", &mask.device())?;
+        check_int("tokens", &tokens)?;
         Ok(Self { tokens: widened(tokens.without_autodiff()), mask: mask.without_autodiff() })
     }
 
@@ -65,13 +70,31 @@ impl Completions {
     /// completion token.
     ///
     /// The labels are *not* shifted: `labels[s, t]` is token `t` or `ignore_index`, as Hugging Face collators make
-    /// them. They replace the token ids, so do not feed [`tokens`](Self::tokens) of the result to a model.
+    /// them. They say nothing of the prompt's ids: [`tokens`](Self::tokens) of the result has 0 there, so feed the model its
+    /// own.
+    ///
+    /// # Example
+    /// ```
+    /// use burn_dpo::Completions;
+    /// use burn::tensor::{Device, Int, Tensor};
+    ///
+    /// // A prompt of two tokens, a completion of two.
+    /// let labels = Tensor::<2, Int>::from_ints([[-100, -100, 7, 8]], &Device::default());
+    /// let completions = Completions::from_labels(labels, -100)?;
+    /// let mask = completions.mask().into_data();
+    /// assert_eq!(mask.iter::<bool>().collect::<Vec<_>>(), [false, false, true, true]);
+    /// # Ok::<(), burn_dpo::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::Parameter`] if `ignore_index` does not fit the labels' integer type.
+    /// [`Error::Parameter`] if `ignore_index` does not fit the labels' integer type, [`Error::DType`] as in
+    /// [`new`](Self::new).
     pub fn from_labels(labels: Tensor<2, Int>, ignore_index: i64) -> Result<Self> {
-        let labels = widened(labels.without_autodiff());
         let fits = match labels.dtype() {
+            DType::I8 => i8::try_from(ignore_index).is_ok(),
+            DType::I16 => i16::try_from(ignore_index).is_ok(),
+            DType::U8 => u8::try_from(ignore_index).is_ok(),
+            DType::U16 => u16::try_from(ignore_index).is_ok(),
             DType::I32 => i32::try_from(ignore_index).is_ok(),
             DType::U32 => u32::try_from(ignore_index).is_ok(),
             DType::U64 => u64::try_from(ignore_index).is_ok(),
@@ -84,8 +107,9 @@ impl Completions {
                 expected: "a value that the labels' integer type can hold",
             });
         }
-        let mask = labels.clone().not_equal_elem(ignore_index);
-        Self::new(labels, mask)
+        let labels = widened(labels.without_autodiff());
+        let ignored = labels.clone().equal_elem(ignore_index);
+        Self::new(labels.mask_fill(ignored.clone(), 0), ignored.bool_not())
     }
 
     /// From padded rows on the host: `tokens` holds `sequences · time` ids, row by row; the first `prompt_lengths[s]`
@@ -110,7 +134,7 @@ impl Completions {
     ) -> Result<Self> {
         let sequences = prompt_lengths.len();
         expect_length("total_lengths", sequences, total_lengths.len())?;
-        expect_length("tokens", sequences * time, tokens.len())?;
+        expect_length("tokens", sequences.saturating_mul(time), tokens.len())?;
 
         let mut ids = vec![0i64; sequences * time];
         let mut mask = vec![false; sequences * time];

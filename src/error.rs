@@ -111,6 +111,15 @@ pub enum Error {
         right_device: String,
     },
 
+    /// Two sides recorded under different gradient checkpointing strategies, which burn cannot join in one graph.
+    #[error("{left} and {right} are recorded under different gradient checkpointing strategies")]
+    Checkpointing {
+        /// The one side.
+        left: &'static str,
+        /// The other side.
+        right: &'static str,
+    },
+
     /// A device that could not hand its numbers over.
     #[error("reading {what} back from the device failed: {cause}")]
     Read {

@@ -2,7 +2,7 @@
 //! preference gradient.
 //!
 //! It turns logits into log-probabilities of completions, two models' log-probabilities into the DPO loss, and both
-//! into implicit-reward metrics, on every backend that burn has. It is no trainer and holds no model.
+//! into implicit-reward metrics, on burn's backends for CPU, wgpu, CUDA and ROCm. It is no trainer and holds no model.
 //!
 //! # A training step
 //!
@@ -85,7 +85,9 @@
 //! burn-dpo = { version = "0.1", default-features = false, features = ["cuda"] }
 //! ```
 //!
-//! Which device is used is decided at run time, by the tensors passed in.
+//! Enable a backend *here*, not only on burn: gradients written by hand are registered per backend, and one that this
+//! crate was not told of panics inside burn when a loss is differentiated on it. Which device is used is decided at run
+//! time, by the tensors passed in.
 #![deny(missing_docs)]
 
 mod completions;

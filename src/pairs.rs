@@ -41,13 +41,18 @@ impl PairLogProbs {
     ///
     /// # Errors
     /// [`Error::PairCount`] if there are not as many of each, [`Error::Shape`] if sums and token counts differ in
-    /// length, [`Error::DType`] for sums that are no float numbers, [`Error::Device`] for tensors on different devices.
+    /// length, [`Error::DType`] for sums that are no float numbers, [`Error::Device`] for tensors on different devices,
+    /// [`Error::Checkpointing`] for two sides recorded under different gradient checkpointing strategies.
     pub fn new(chosen: SequenceLogProbs, rejected: SequenceLogProbs) -> Result<Self> {
         chosen.check("chosen token_count")?;
         rejected.check("rejected token_count")?;
         check_float("chosen sum", &chosen.sum)?;
         check_float("rejected sum", &rejected.sum)?;
         check_same_device("chosen", &chosen.sum.device(), "rejected", &rejected.sum.device())?;
+        let strategy = |side: &SequenceLogProbs| side.sum.gradient_checkpointing_strategy();
+        if chosen.sum.is_autodiff() && rejected.sum.is_autodiff() && strategy(&chosen) != strategy(&rejected) {
+            return Err(Error::Checkpointing { left: "chosen", right: "rejected" });
+        }
         expect_pairs("chosen", chosen.sum.dims()[0], "rejected", rejected.sum.dims()[0])?;
         Ok(Self { chosen, rejected })
     }

@@ -1,9 +1,11 @@
 //! `--device NAME`: burn's devices by name, for every example.
 
 use burn::tensor::Device;
+#[cfg(feature = "cube")]
+use burn::tensor::DeviceType;
 
 /// The names that [`by_name`] knows, whichever are in this build.
-pub const NAMES: [&str; 7] = ["flex", "ndarray", "wgpu", "vulkan", "metal", "cuda", "rocm"];
+pub const NAMES: [&str; 8] = ["flex", "ndarray", "wgpu", "vulkan", "metal", "webgpu", "cuda", "rocm"];
 
 /// The device of that name, or one line that says why there is none.
 pub fn by_name(name: &str) -> Result<Device, String> {
@@ -15,18 +17,29 @@ pub fn by_name(name: &str) -> Result<Device, String> {
         // burn calls its ndarray backend deprecated; this crate supports it while burn does
         "ndarray" => Ok(Device::ndarray()),
         #[cfg(feature = "wgpu")]
-        "wgpu" => Ok(Device::wgpu(Default::default())),
+        "wgpu" => present(name, DeviceType::Wgpu, || Device::wgpu(Default::default())),
         #[cfg(feature = "vulkan")]
-        "vulkan" => Ok(Device::vulkan(Default::default())),
+        "vulkan" => present(name, DeviceType::Vulkan, || Device::vulkan(Default::default())),
         #[cfg(feature = "metal")]
-        "metal" => Ok(Device::metal(Default::default())),
+        "metal" => present(name, DeviceType::Metal, || Device::metal(Default::default())),
+        #[cfg(feature = "webgpu")]
+        "webgpu" => present(name, DeviceType::WebGpu, || Device::webgpu(Default::default())),
         #[cfg(feature = "cuda")]
-        "cuda" => Ok(Device::cuda(0)),
+        "cuda" => present(name, DeviceType::Cuda, || Device::cuda(0)),
         #[cfg(feature = "rocm")]
-        "rocm" => Ok(Device::rocm(0)),
+        "rocm" => present(name, DeviceType::Rocm, || Device::rocm(0)),
         known if NAMES.contains(&known) => {
             Err(format!("device `{known}` is not in this build; rebuild with --features {known}"))
         }
         unknown => Err(format!("unknown device `{unknown}`; known are {}", NAMES.join(", "))),
+    }
+}
+
+/// Opening a device that is not there would panic; listing does not.
+#[cfg(feature = "cube")]
+fn present(name: &str, kind: DeviceType, open: impl Fn() -> Device) -> Result<Device, String> {
+    match Device::enumerate(kind).is_empty() {
+        true => Err(format!("this machine has no `{name}` device")),
+        false => Ok(open()),
     }
 }

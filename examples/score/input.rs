@@ -64,6 +64,13 @@ impl Config {
     }
 }
 
+/// Token ids as 32-bit integers, which every device has.
+pub fn token_ids(rows: &[Vec<i64>]) -> anyhow::Result<TensorData> {
+    let narrow = |&id: &i64| i32::try_from(id).with_context(|| format!("token id {id} does not fit 32 bits"));
+    let rows: Vec<Vec<i32>> = rows.iter().map(|row| row.iter().map(narrow).collect()).collect::<anyhow::Result<_>>()?;
+    data2("tokens", &rows)
+}
+
 pub fn data2<E: Element>(what: &str, rows: &[Vec<E>]) -> anyhow::Result<TensorData> {
     let width = rows.first().map_or(0, Vec::len);
     for (index, row) in rows.iter().enumerate() {

@@ -5,7 +5,8 @@
 //! cargo run --release --example score -- FILE.json [--device flex]
 //! ```
 //!
-//! Exit status: 0 if every configuration was answered, 2 otherwise; everything that can be answered is printed first.
+//! Exit status: 0 if every configuration was answered, 2 otherwise. A configuration that is not supported has an `error` in
+//! its place, and everything else is printed; a file whose data does not fit itself is refused whole, in one line.
 
 #[path = "../common/device.rs"]
 mod device;
@@ -19,7 +20,7 @@ use std::{
 };
 
 use anyhow::Context;
-use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Gradients, Int, Tensor, TensorData};
 use burn_dpo::{Beta, Completions, PairLogProbs, PreferenceMetrics, TokenLogProbs, dpo_loss, token_log_probs};
 use clap::Parser;
 use input::{Case, Config, Input};
@@ -108,7 +109,7 @@ struct Leaves {
 
 impl Model {
     fn new(case: &Case, device: &Device) -> anyhow::Result<Self> {
-        let tokens = Tensor::<2, Int>::from_data(input::data2("tokens", &case.tokens)?, device);
+        let tokens = Tensor::<2, Int>::from_data(input::token_ids(&case.tokens)?, (device, DType::I32));
         let mask = Tensor::<2, Bool>::from_data(input::data2("completion_mask", &case.mask()?)?, device);
         let completions = Completions::new(tokens, mask)?;
 

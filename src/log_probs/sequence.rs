@@ -1,8 +1,8 @@
 //! Log-probabilities of whole completions.
 
-use burn_tensor::{Int, Tensor, s};
+use burn_tensor::{FloatDType, Int, Tensor, s};
 
-use crate::{Error, PairLogProbs, Result};
+use crate::{Error, PairLogProbs, Result, ops::to_arithmetic_dtype};
 
 /// The log-probability of each completion, summed over its tokens, beside how many tokens were summed.
 ///
@@ -13,6 +13,8 @@ use crate::{Error, PairLogProbs, Result};
 ///
 /// Usually made by [`TokenLogProbs::sequences`](crate::TokenLogProbs::sequences). Built with [`new`](Self::new) where
 /// the numbers were kept on the host, as a reference model's are when they are computed once before training.
+///
+/// The fields can be read, not put together: that sum and count fit is checked by [`new`](Self::new).
 ///
 /// # Example
 /// ```
@@ -28,6 +30,7 @@ use crate::{Error, PairLogProbs, Result};
 /// # Ok::<(), burn_dpo::Error>(())
 /// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct SequenceLogProbs {
     /// Log-prob of each completion, `[sequences]`, in nats, summed over its counted tokens.
     pub sum: Tensor<1>,
@@ -39,24 +42,32 @@ impl SequenceLogProbs {
     /// From sums and token counts, `[sequences]` each.
     ///
     /// # Errors
-    /// [`Error::Shape`] if they differ in length, [`Error::Device`] if they are on different devices.
+    /// [`Error::Shape`] if they differ in length, [`Error::Device`] if they are on different devices, [`Error::DType`]
+    /// for a sum in a format in which the device cannot compute.
     pub fn new(sum: Tensor<1>, token_count: Tensor<1, Int>) -> Result<Self> {
         let sequences = Self { sum, token_count };
         sequences.check("token_count")?;
+        crate::ops::check_float("sum", &sequences.sum)?;
         Ok(sequences)
     }
 
-    /// The log-prob per token, `[sequences]`: `sum / token_count`, and 0 where nothing was counted. Gradient flows.
+    /// The log-prob per token, `[sequences]`, in nats: `sum / token_count`. Gradient flows.
+    ///
+    /// Where nothing was counted it is 0, whatever the sum holds there; elsewhere NaN and infinities stay.
     pub fn mean(&self) -> Tensor<1> {
-        let count = self.token_count.clone().without_autodiff().clamp_min(1);
-        self.sum.clone() / count.float().cast(self.sum.dtype())
+        let sum = to_arithmetic_dtype(self.sum.clone());
+        let count = self.token_count.clone().without_autodiff();
+        let nothing = count.clone().lower_elem(1);
+        let count = count.clamp_min(1).cast(FloatDType::from(sum.dtype()));
+        sum.mask_fill(nothing, 0.0) / count
     }
 
     /// Splits a stack whose first half is chosen and whose second half is rejected, in the same order.
     ///
     /// # Errors
-    /// [`Error::OddSequences`] if it cannot be halved.
+    /// [`Error::OddSequences`] if it cannot be halved, and those of [`PairLogProbs::new`].
     pub fn into_pairs(self) -> Result<PairLogProbs> {
+        self.check("token_count")?;
         let [sequences] = self.sum.dims();
         if sequences % 2 != 0 {
             return Err(Error::OddSequences { sequences });

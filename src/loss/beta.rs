@@ -24,6 +24,8 @@ use crate::{Error, Result};
 pub struct Beta(f64);
 
 impl Beta {
+    /// Checks the number.
+    ///
     /// # Errors
     /// [`Error::Parameter`] unless `beta` is finite, above 0, and a normal number in f32.
     pub fn new(beta: f64) -> Result<Self> {

@@ -1,4 +1,4 @@
-//! What to watch while training, as sums and counts that merge exactly as the batches do.
+//! What to watch while training, as sums and counts: parts merge to the whole (counts exactly, sums up to f64 rounding).
 
 mod preference;
 mod sum;

@@ -305,7 +305,7 @@ fn transfer(losses: &Tensor<1>, policy: &PairLogProbs, reference: &PairLogProbs)
     check_same_device("losses", &losses.device(), "policy", &pairs.log_ratio.chosen.device())?;
 
     let dtype: FloatDType = pairs.log_ratio.chosen.dtype().into();
-    let counts = |side: &crate::SequenceLogProbs| side.token_count.clone().without_autodiff().float();
+    let counts = |side: &crate::SequenceLogProbs| side.token_count.clone().without_autodiff().cast(dtype);
     let rows: [Tensor<1>; TRANSFERRED] = [
         losses.clone().without_autodiff(),
         pairs.policy.chosen.without_autodiff(),

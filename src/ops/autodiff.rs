@@ -1,6 +1,12 @@
 //! Gradients written by hand.
 
-use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
+use burn::{
+    backend::{
+        Backend, TensorMetadata,
+        tensor::{Device, FloatTensor},
+    },
+    tensor::{FloatDType, Shape},
+};
 use burn_autodiff::{
     Autodiff,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -29,6 +35,22 @@ impl<B: Backend> Backward<B, 2> for WithGradient {
     }
 }
 
+/// `input` receives zeros.
+#[derive(Debug)]
+struct WithZeroGradient;
+
+impl<B: Backend> Backward<B, 1> for WithZeroGradient {
+    type State = (Shape, Device<B>, FloatDType);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        grads.consume::<B>(&ops.node);
+        let ([input], (shape, device, dtype)) = (ops.parents, ops.state);
+        if let Some(input) = input {
+            grads.register::<B>(input.id, B::float_zeros(shape, &device, dtype));
+        }
+    }
+}
+
 /// `derivative · upstream`, and exactly 0 where `upstream` is: a pair that the caller left out must not bring its NaN.
 fn scaled<B: Backend>(derivative: FloatTensor<B>, upstream: FloatTensor<B>) -> FloatTensor<B> {
     let bool_dtype = burn::backend::get_or_init_device_settings::<B>(&upstream.device()).bool_dtype;
@@ -47,6 +69,14 @@ impl<B: PreferenceOps, C: CheckpointStrategy> PreferenceOps for Autodiff<B, C> {
         let (gradient, _) = gradient.into_parts();
         match WithGradient.prepare::<C>([value_node, input_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(gradient, value),
+            OpsKind::UnTracked(prep) => prep.finish(value),
+        }
+    }
+    fn with_zero_gradient(value: FloatTensor<Self>, input: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (value, _) = value.into_parts();
+        let (input, input_node) = input.into_parts();
+        match WithZeroGradient.prepare::<C>([input_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((input.shape(), input.device(), input.dtype().into()), value),
             OpsKind::UnTracked(prep) => prep.finish(value),
         }
     }

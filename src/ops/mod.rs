@@ -12,7 +12,7 @@ mod precision;
 use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
 use burn_tensor::Tensor;
 
-pub(crate) use precision::{check_float, check_same_device, to_arithmetic_dtype};
+pub(crate) use precision::{arithmetic_dtype, check_float, check_int, check_same_device, to_arithmetic_dtype};
 
 /// What this crate asks of a backend beyond burn's own operations.
 #[backend_extension(
@@ -32,6 +32,13 @@ pub trait PreferenceOps: Backend {
         gradient: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let _ = (input, gradient);
+        value
+    }
+
+    /// `value`, with 0 as its derivative in `input`. Costs nothing without autodiff.
+    #[fusion(default)]
+    fn with_zero_gradient(value: FloatTensor<Self>, input: FloatTensor<Self>) -> FloatTensor<Self> {
+        let _ = input;
         value
     }
 }
@@ -64,4 +71,16 @@ pub(crate) fn closed_form<const N: usize>(value: Tensor<1>, partials: [(Tensor<1
             gradient.into_dispatch(),
         ))
     })
+}
+
+/// A constant `value`, in the graph of an `input` that it does not depend on: a backward pass can start from it, and
+/// gives the input a gradient of 0.
+///
+/// For results of no elements. Slicing, selecting or reducing to nothing leaves the graph on some backends, and on wgpu
+/// gives whatever was in the memory as a gradient.
+pub(crate) fn independent_of<const D: usize, const E: usize>(value: Tensor<D>, input: &Tensor<E>) -> Tensor<D> {
+    if !input.is_tracked() {
+        return value;
+    }
+    Tensor::from_dispatch(Dispatch::with_zero_gradient(value.into_dispatch(), input.clone().into_dispatch()))
 }

@@ -1,13 +1,23 @@
 //! Which number formats are computed in: f16 and bf16 arrive, f32 is computed and returned; f64 stays f64.
 
-use burn_tensor::{DType, Device, FloatDType, Tensor};
+use burn_tensor::{DType, Device, FloatDType, Int, Tensor};
 
 use crate::{Error, Result};
 
 /// Refuses a quantized tensor, and a format that the device stores but cannot compute in.
 pub(crate) fn check_float<const D: usize>(what: &'static str, tensor: &Tensor<D>) -> Result<()> {
     let (dtype, device) = (tensor.dtype(), tensor.device());
-    if dtype.is_float() && !matches!(dtype, DType::QFloat(_)) && device.supports_dtype(dtype) {
+    if dtype.is_float() && !matches!(dtype, DType::QFloat(_)) && computes_in(&device, dtype) {
+        Ok(())
+    } else {
+        Err(Error::DType { what, dtype: format!("{dtype:?}"), device: name(&device) })
+    }
+}
+
+/// Refuses integers of a type that the device does not have.
+pub(crate) fn check_int<const D: usize>(what: &'static str, tensor: &Tensor<D, Int>) -> Result<()> {
+    let (dtype, device) = (tensor.dtype(), tensor.device());
+    if device.supports_dtype(dtype) {
         Ok(())
     } else {
         Err(Error::DType { what, dtype: format!("{dtype:?}"), device: name(&device) })
@@ -25,8 +35,29 @@ fn name(device: &Device) -> String {
 
 /// f64 stays; everything else becomes f32. Differentiable: the gradient comes back in the tensor's own format.
 pub(crate) fn to_arithmetic_dtype<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-    match tensor.dtype() {
-        DType::F64 | DType::F32 => tensor,
-        _ => tensor.cast(FloatDType::F32),
-    }
+    let dtype = arithmetic_dtype(tensor.dtype());
+    if tensor.dtype() == dtype { tensor } else { tensor.cast(FloatDType::from(dtype)) }
+}
+
+/// The format that a float format is computed in.
+pub(crate) fn arithmetic_dtype(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+/// Whether the device computes in a format. It says so itself, but on wgpu it is wrong about f64: there `exp` and `ln` of
+/// f64 give arbitrary numbers (neither WGSL nor SPIR-V has them).
+fn computes_in(device: &Device, dtype: DType) -> bool {
+    device.supports_dtype(dtype) && !(dtype == DType::F64 && is_wgpu(device))
+}
+
+#[cfg(feature = "cube")]
+fn is_wgpu(device: &Device) -> bool {
+    use burn::backend::{DispatchDevice, cubecl::RuntimeId};
+    let device = device.clone().without_autodiff();
+    matches!(device.as_dispatch(), DispatchDevice::Cube(device) if device.runtime() == RuntimeId::Wgpu)
+}
+
+#[cfg(not(feature = "cube"))]
+fn is_wgpu(_: &Device) -> bool {
+    false
 }

@@ -55,14 +55,16 @@ pub struct TokenRows<'a> {
 impl<'a> TokenRows<'a> {
     fn check(&self) -> Result<()> {
         let cells = self.tokens.len();
-        if self.time == 0 || !cells.is_multiple_of(self.time) {
-            return Err(shape("tokens", self.time.max(1) * cells.div_ceil(self.time.max(1)), cells));
+        let whole_rows = if self.time == 0 { 0 } else { self.time * cells.div_ceil(self.time) };
+        if cells != whole_rows {
+            return Err(shape("tokens", whole_rows, cells));
         }
         if self.mask.len() != cells {
             return Err(shape("mask", cells, self.mask.len()));
         }
-        if self.logits.len() != cells * self.vocab {
-            return Err(shape("logits", cells * self.vocab, self.logits.len()));
+        let logits = cells.saturating_mul(self.vocab);
+        if self.logits.len() != logits {
+            return Err(shape("logits", logits, self.logits.len()));
         }
         Ok(())
     }
@@ -136,8 +138,8 @@ impl SequenceLogProb {
 pub fn sequence_log_probs(rows: TokenRows<'_>) -> Result<Vec<SequenceLogProb>> {
     let log_probs = token_log_probs(rows)?;
     let counted: Vec<bool> = rows.predictions().map(|prediction| prediction.is_some()).collect();
-    let width = rows.time - 1;
-    Ok((0..rows.tokens.len() / rows.time)
+    let width = rows.time.saturating_sub(1);
+    Ok((0..rows.tokens.len().checked_div(rows.time).unwrap_or(0))
         .map(|sequence| {
             let columns = sequence * width..(sequence + 1) * width;
             SequenceLogProb {

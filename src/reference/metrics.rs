@@ -17,21 +17,34 @@ pub struct MeasuredPair {
 
 /// The definitions behind [`PreferenceMetrics`](crate::PreferenceMetrics): see the table there.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs)] // each field is the entry of the same name in that table
 pub struct Metrics {
+    /// Mean loss, nats.
     pub loss: f64,
+    /// Mean of `β (log π − log π_ref)` over chosen completions.
     pub reward_chosen: f64,
+    /// Mean of `β (log π − log π_ref)` over rejected completions.
     pub reward_rejected: f64,
+    /// Mean of the chosen reward minus the rejected one.
     pub reward_margin: f64,
+    /// Share of pairs whose margin is above 0; a tie counts as wrong.
     pub reward_accuracy: f64,
+    /// Number of pairs whose margin is exactly 0.
     pub ties: usize,
+    /// Mean summed log-prob of chosen completions under the policy, nats.
     pub log_prob_chosen: f64,
+    /// Mean summed log-prob of rejected completions under the policy, nats.
     pub log_prob_rejected: f64,
+    /// Mean of `log π − log π_ref` over chosen completions, nats.
     pub drift_chosen: f64,
+    /// Mean of `log π − log π_ref` over rejected completions, nats.
     pub drift_rejected: f64,
+    /// Number of counted tokens in chosen completions.
     pub tokens_chosen: usize,
+    /// Number of counted tokens in rejected completions.
     pub tokens_rejected: usize,
+    /// Number of completions with no counted token.
     pub empty_completions: usize,
+    /// Number of pairs with NaN or ±inf in their loss or log-ratios.
     pub non_finite_pairs: usize,
 }
 
@@ -44,14 +57,16 @@ pub fn preference_metrics(pairs: &[MeasuredPair], beta: f64) -> Metrics {
     let drift = |pair: &MeasuredPair| implicit_rewards(policy(pair), pair.reference, 1.0);
     let rewards = |pair: &MeasuredPair| implicit_rewards(policy(pair), pair.reference, beta);
     let margin = |pair: &MeasuredPair| rewards(pair).chosen - rewards(pair).rejected;
+    // the margin's sign, for every beta: not rounded by it
+    let delta = |pair: &MeasuredPair| drift(pair).chosen - drift(pair).rejected;
 
     Metrics {
         loss: mean(&|pair| pair.loss),
         reward_chosen: mean(&|pair| rewards(pair).chosen),
         reward_rejected: mean(&|pair| rewards(pair).rejected),
         reward_margin: mean(&margin),
-        reward_accuracy: mean(&|pair| f64::from(u8::from(margin(pair) > 0.0))),
-        ties: count(&|pair| usize::from(margin(pair) == 0.0)),
+        reward_accuracy: mean(&|pair| f64::from(u8::from(delta(pair) > 0.0))),
+        ties: count(&|pair| usize::from(delta(pair) == 0.0)),
         log_prob_chosen: mean(&|pair| pair.policy_chosen.sum),
         log_prob_rejected: mean(&|pair| pair.policy_rejected.sum),
         drift_chosen: mean(&|pair| drift(pair).chosen),

@@ -1,7 +1,6 @@
 //! Between numbers on the host and tensors on a device.
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
-use burn_dpo::{PairLogProbs, SequenceLogProbs, reference::Pair};
 use proptest::{prop_assert, test_runner::TestCaseResult};
 
 /// A float tensor of the given format. The numbers are rounded to it.
@@ -34,6 +33,17 @@ pub fn booleans<const D: usize>(tensor: &Tensor<D, Bool>) -> Vec<bool> {
     tensor.clone().into_data().iter::<bool>().collect()
 }
 
+/// A sum that is rounded once, as nearly as makes no difference: with Neumaier's correction.
+pub fn exact_sum(terms: &[f64]) -> f64 {
+    let (mut sum, mut correction) = (0.0f64, 0.0);
+    for &term in terms {
+        let next = sum + term;
+        correction += if sum.abs() >= term.abs() { (sum - next) + term } else { (term - next) + sum };
+        sum = next;
+    }
+    if sum.is_finite() { sum + correction } else { sum }
+}
+
 /// What "bit for bit" compares: `0` and `−0` differ, and NaN is NaN, whatever its payload.
 pub fn bits(numbers: &[f64]) -> Vec<u64> {
     numbers.iter().map(|x| if x.is_nan() { f64::NAN } else { *x }.to_bits()).collect()
@@ -64,48 +74,4 @@ pub fn expect_close(
         );
     }
     Ok(())
-}
-
-/// One model's log-prob sums as leaves of the graph, and the pairs made of them.
-pub struct Model {
-    pub chosen: Tensor<1>,
-    pub rejected: Tensor<1>,
-    pub pairs: PairLogProbs,
-}
-
-impl Model {
-    /// The gradients of the sum of `losses` in the chosen and in the rejected log-probs.
-    pub fn gradients(&self, losses: Tensor<1>) -> [Vec<f64>; 2] {
-        let gradients = losses.sum().backward();
-        [&self.chosen, &self.rejected]
-            .map(|leaf| numbers(&leaf.grad(&gradients).expect("the gradient reaches the policy")))
-    }
-}
-
-/// Log-probs that receive a gradient.
-pub fn policy(sums: &[Pair], device: &Device, dtype: DType) -> Model {
-    model(sums, |sums| floats(sums, [sums.len()], &device.clone().autodiff(), dtype).require_grad())
-}
-
-/// Log-probs that do not.
-pub fn reference(sums: &[Pair], device: &Device, dtype: DType) -> PairLogProbs {
-    model(sums, |sums| floats(sums, [sums.len()], device, dtype)).pairs
-}
-
-fn model(sums: &[Pair], side: impl Fn(&[f64]) -> Tensor<1>) -> Model {
-    let chosen = side(&sums.iter().map(|pair| pair.chosen).collect::<Vec<_>>());
-    let rejected = side(&sums.iter().map(|pair| pair.rejected).collect::<Vec<_>>());
-    let counts = vec![[4, 3]; sums.len()];
-    let pairs = pair_log_probs(chosen.clone(), rejected.clone(), &counts);
-    Model { chosen, rejected, pairs }
-}
-
-/// Pairs from sums and from `[chosen, rejected]` token counts.
-pub fn pair_log_probs(chosen: Tensor<1>, rejected: Tensor<1>, token_counts: &[[i64; 2]]) -> PairLogProbs {
-    let side = |sum: Tensor<1>, side: usize| {
-        let counts: Vec<i64> = token_counts.iter().map(|counts| counts[side]).collect();
-        let token_count = integers(&counts, [counts.len()], &sum.device());
-        SequenceLogProbs::new(sum, token_count).expect("as many counts as sums")
-    };
-    PairLogProbs::new(side(chosen, 0), side(rejected, 1)).expect("as many chosen as rejected")
 }

@@ -1,29 +1,30 @@
-use burn::tensor::{Device, Int, Tensor};
-use burn_dpo::*;
-#[test]
-fn smoke() {
-    #[allow(deprecated)]
-    for device in [Device::flex(), Device::ndarray()] {
-        let device = device.autodiff();
-        for time in [0usize, 1, 2, 3] {
-            for seqs in [0usize, 2] {
-                println!("{device:?} {seqs} {time}");
-                let logits = Tensor::<3>::zeros([seqs, time, 4], &device).require_grad();
-                let rows = vec![vec![1u32; time]; seqs];
-                let c = Completions::from_sequences(&rows, &vec![0; seqs], 4, &device).unwrap();
-                if c.dims() != [seqs, time] {
-                    println!("dims {:?}", c.dims());
-                    continue;
-                }
-                let p = token_log_probs(logits.clone(), &c).unwrap().sequences().into_pairs().unwrap();
-                let r = p.clone().detach();
-                let losses = dpo_loss(&p, &r, Beta::new(0.1).unwrap()).unwrap();
-                let m = PreferenceMetrics::from_batch(&losses, &p, &r, Beta::new(0.1).unwrap()).unwrap();
-                println!("{m:?}");
-                let g = losses.sum().backward();
-                println!("{:?}", logits.grad(&g).map(|g| g.into_data().iter::<f32>().collect::<Vec<_>>()));
-            }
-        }
-    }
-    let _ = Tensor::<1, Int>::from_ints([1], &Device::flex());
-}
+//! Every law and contract of the crate, on every device.
+//!
+//! | module      | what it holds                                                                    |
+//! |-------------|----------------------------------------------------------------------------------|
+//! | `laws`      | sentences of mathematics about log-probs, the loss, rewards                       |
+//! | `contracts` | what holds for masks, junk, ids, number formats, gradients and the reference model |
+//! | `numerics`  | accuracy over the whole range of the loss, long sequences and large vocabularies  |
+//! | `gradients` | against the f64 reference and against finite differences                         |
+//! | `golden`    | against another implementation                                                    |
+//! | `metrics`   | definitions, merging, text form                                                   |
+//! | `errors`    | what is refused, and in which words                                               |
+//! | `reference` | the f64 reference against itself                                                  |
+//!
+//! `devices` is the table of devices, `tolerance` the table of accuracy bounds, `generators` makes inputs of the kinds in
+//! `batch` and `pairs`, `host` moves numbers. A few cases by default; `BURN_DPO_CASES=1000 cargo test --test suite` goes deeper.
+
+mod batch;
+mod contracts;
+mod devices;
+mod errors;
+mod generators;
+mod golden;
+mod gradients;
+mod host;
+mod laws;
+mod metrics;
+mod numerics;
+mod pairs;
+mod reference;
+mod tolerance;
