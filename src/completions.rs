@@ -107,9 +107,10 @@ impl Completions {
                 expected: "a value that the labels' integer type can hold",
             });
         }
+        check_int("labels", &labels)?;
         let labels = widened(labels.without_autodiff());
-        let ignored = labels.clone().equal_elem(ignore_index);
-        Self::new(labels.mask_fill(ignored.clone(), 0), ignored.bool_not())
+        let (ignored, counted) = (labels.clone().equal_elem(ignore_index), labels.clone().not_equal_elem(ignore_index));
+        Self::new(labels.mask_fill(ignored, 0), counted)
     }
 
     /// From padded rows on the host: `tokens` holds `sequences · time` ids, row by row; the first `prompt_lengths[s]`

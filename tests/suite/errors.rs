@@ -189,9 +189,9 @@ fn ids_of_a_type_that_the_device_does_not_have_are_refused() {
             // Some backends do not even store it. Then there is nothing to refuse.
             let stored = || catch_unwind(|| Tensor::<2, Int>::zeros([1, 2], (&on.device, dtype))).ok();
             let (Some(tokens), Some(labels)) = (stored(), stored()) else { continue };
-            let message = format!("tokens is {dtype:?}, in which {:?} cannot compute", on.device);
-            expect_error(Completions::new(tokens, counted([1, 2], &on.device)), &message)?;
-            expect_error(Completions::from_labels(labels, 1), &message)?;
+            let message = |what: &str| format!("{what} is {dtype:?}, in which {:?} cannot compute", on.device);
+            expect_error(Completions::new(tokens, counted([1, 2], &on.device)), &message("tokens"))?;
+            expect_error(Completions::from_labels(labels, 1), &message("labels"))?;
         }
         Ok(())
     });

@@ -224,6 +224,8 @@ fn labels_masks_and_lengths_say_the_same() {
             prop_assert_eq!(completions.dims(), shape);
             prop_assert_eq!(counted_ids(completions), expected.clone());
         }
+        let zero_where_ignored: Vec<i64> = labels.iter().map(|&label| label.max(0)).collect();
+        prop_assert_eq!(whole_numbers(&labelled.tokens()), zero_where_ignored);
         Ok(())
     });
 }

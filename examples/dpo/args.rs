@@ -1,0 +1,130 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use burn_dpo::Beta;
+use clap::Parser;
+use serde::Serialize;
+
+use crate::tokens::Limits;
+
+/// Trains a small byte-level transformer on preference pairs by Direct Preference Optimization.
+///
+/// A supervised warm-up on the chosen completions, a frozen copy as the reference, then DPO, with a held-out split
+/// measured before, during and after. Results go to stdout, progress to stderr; nothing is written without --out.
+#[derive(Parser, Serialize, Debug)]
+#[command(allow_negative_numbers = true)] // so that they are refused for what they are
+pub struct Args {
+    /// Preference pairs as JSON lines, plain or gzipped: `prompt`, `chosen` and `rejected`, as text or as lists of
+    /// `{"role", "content"}`; without `prompt`, what chosen and rejected begin with is the prompt
+    /// [default: 400 pairs that ship with the example]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)] // summary.json names it beside the arguments, and a path may be anything but text
+    pub data: Option<PathBuf>,
+
+    /// flex, ndarray, wgpu, vulkan, metal, cuda or rocm
+    #[arg(long, default_value = "flex")]
+    pub device: String,
+
+    /// DPO's β: how tightly the policy is held to the reference
+    #[arg(long, default_value = "0.1", value_parser = beta)]
+    #[serde(serialize_with = "beta_as_number")]
+    pub beta: Beta,
+
+    /// DPO steps
+    #[arg(long, default_value_t = 150, value_parser = at_least_one)]
+    pub steps: usize,
+
+    /// Supervised steps on the chosen completions, before DPO; may be 0
+    #[arg(long, default_value_t = 600)]
+    pub warmup_steps: usize,
+
+    /// Pairs in a step
+    #[arg(long, default_value_t = 16, value_parser = at_least_one)]
+    pub batch_size: usize,
+
+    /// Peak learning rate of DPO
+    #[arg(long, default_value_t = 1e-4, value_parser = positive)]
+    pub learning_rate: f64,
+
+    /// Peak learning rate of the supervised warm-up
+    #[arg(long, default_value_t = 1e-2, value_parser = positive)]
+    pub warmup_learning_rate: f64,
+
+    /// The gradient of all parameters together is scaled down to this norm if it is longer
+    #[arg(long, default_value_t = 1.0, value_parser = positive)]
+    pub max_grad_norm: f64,
+
+    /// Share of the prompts that are held out, above 0 and below 1
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE", value_parser = share)]
+    pub held_out: f64,
+
+    /// Measure the held-out pairs every so many DPO steps
+    #[arg(long, default_value_t = 10, value_name = "STEPS", value_parser = at_least_one)]
+    pub eval_every: usize,
+
+    /// Longest prompt and completion together, in bytes and two marks; the start is kept, and a prompt that leaves
+    /// nothing of a completion is an error [default: 256, with --max-prompt-length 128]
+    #[arg(long, value_name = "BYTES", value_parser = at_least_one)]
+    pub max_length: Option<usize>,
+
+    /// Keep only the end of longer prompts [default: 128; no limit if --max-length is given]
+    #[arg(long, value_name = "BYTES", value_parser = at_least_one)]
+    pub max_prompt_length: Option<usize>,
+
+    /// Held-out prompts to complete before and after
+    #[arg(long, default_value_t = 6)]
+    pub samples: usize,
+
+    /// Seed of everything that is random
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Directory for metrics.jsonl, summary.json, policy.safetensors and curves.svg; those of an earlier run there are
+    /// replaced
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip)]
+    pub out: Option<PathBuf>,
+}
+
+impl Args {
+    /// The lengths to cut at. The two defaults belong together: alone, `--max-length` cuts no prompt.
+    pub fn limits(&self) -> Limits {
+        let prompt = match (self.max_length, self.max_prompt_length) {
+            (_, Some(bytes)) => bytes,
+            (None, None) => 128,
+            (Some(_), None) => usize::MAX,
+        };
+        Limits { length: self.max_length.unwrap_or(256), prompt }
+    }
+}
+
+fn beta(text: &str) -> Result<Beta, String> {
+    Beta::new(number(text)?).map_err(|error| error.to_string())
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let value = number(text)?;
+    if value.is_finite() && value > 0.0 { Ok(value) } else { Err("expected a finite number above 0".into()) }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let value = number(text)?;
+    if value > 0.0 && value < 1.0 { Ok(value) } else { Err("expected a number above 0 and below 1".into()) }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1".into()),
+        Ok(value) => Ok(value),
+        Err(_) => Err("expected a whole number".into()),
+    }
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "expected a number".into())
+}
+
+fn beta_as_number<S: serde::Serializer>(beta: &Beta, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(beta.get())
+}
