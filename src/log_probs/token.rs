@@ -26,6 +26,7 @@ use crate::{
 ///
 /// # Example
 /// ```
+/// use approx::assert_abs_diff_eq;
 /// use burn_dpo::{Completions, token_log_probs};
 /// use burn::tensor::{Device, Tensor};
 ///
@@ -34,8 +35,8 @@ use crate::{
 /// let logits = Tensor::<3>::from_floats([[[0.0, 0.0], [0.0, 3f32.ln()], [0.0, 0.0]]], &device);
 ///
 /// let log_probs = token_log_probs(logits, &completions)?.values().into_data().try_to_vec::<f32>().unwrap();
-/// assert!((log_probs[0] - 0.5f32.ln()).abs() < 1e-6); // position 0 predicts token 1
-/// assert!((log_probs[1] - 0.75f32.ln()).abs() < 1e-6); // position 1 predicts token 2
+/// assert_abs_diff_eq!(log_probs[0], 0.5f32.ln(), epsilon = 1e-6); // position 0 predicts token 1
+/// assert_abs_diff_eq!(log_probs[1], 0.75f32.ln(), epsilon = 1e-6); // position 1 predicts token 2
 /// # Ok::<(), burn_dpo::Error>(())
 /// ```
 ///

@@ -32,6 +32,7 @@ use crate::{
 ///
 /// # Example
 /// ```
+/// use approx::assert_abs_diff_eq;
 /// use burn_dpo::{Beta, PairLogProbs, SequenceLogProbs, dpo_loss};
 /// use burn::tensor::{Device, Int, Tensor};
 ///
@@ -44,10 +45,10 @@ use crate::{
 /// let reference = PairLogProbs::new(log_probs(number(-10.0))?, log_probs(number(-7.0))?)?;
 ///
 /// let losses = dpo_loss(&policy, &reference, Beta::new(0.5)?)?; // Δ = 1 − (−1) = 2
-/// assert!((losses.clone().into_scalar::<f32>() - 0.313_261_7).abs() < 1e-6); // −log σ(1)
+/// assert_abs_diff_eq!(losses.clone().into_scalar::<f32>(), 0.313_261_7, epsilon = 1e-6); // −log σ(1)
 ///
 /// let gradient = chosen.grad(&losses.mean().backward()).unwrap();
-/// assert!((gradient.into_scalar::<f32>() + 0.134_470_7).abs() < 1e-6); // −0.5 · σ(−1)
+/// assert_abs_diff_eq!(gradient.into_scalar::<f32>(), -0.134_470_7, epsilon = 1e-6); // −0.5 · σ(−1)
 /// # Ok::<(), burn_dpo::Error>(())
 /// ```
 ///

@@ -36,6 +36,7 @@ use crate::{
 ///
 /// # Example
 /// ```
+/// use approx::assert_abs_diff_eq;
 /// use burn_dpo::{Beta, PairLogProbs, PreferenceMetrics, SequenceLogProbs, dpo_loss};
 /// use burn::tensor::{Device, Int, Tensor};
 ///
@@ -50,7 +51,7 @@ use crate::{
 /// let losses = dpo_loss(&policy, &reference, beta)?;
 /// let metrics = PreferenceMetrics::from_batch(&losses, &policy, &reference, beta)?;
 /// assert_eq!(metrics.reward_accuracy(), 0.5); // one pair is ranked right, the other is a tie
-/// assert!((metrics.reward_margin() - 0.1).abs() < 1e-9); // (0.2 + 0) / 2
+/// assert_abs_diff_eq!(metrics.reward_margin(), 0.1, epsilon = 1e-9); // (0.2 + 0) / 2
 ///
 /// let mut run = PreferenceMetrics::default();
 /// run.merge(&metrics);

@@ -16,13 +16,14 @@
 //!
 //! # Example
 //! ```
+//! use approx::assert_abs_diff_eq;
 //! use burn_dpo::reference::{Pair, dpo_loss};
 //!
 //! let policy = Pair { chosen: -9.0, rejected: -8.0 };
 //! let reference = Pair { chosen: -10.0, rejected: -7.0 };
 //! let loss = dpo_loss(policy, reference, 0.5);
 //!
-//! assert!((loss.value - (1.0 + (-1f64).exp()).ln()).abs() < 1e-15); // −log σ(0.5 · 2)
+//! assert_abs_diff_eq!(loss.value, (1.0 + (-1f64).exp()).ln(), epsilon = 1e-15); // −log σ(0.5 · 2)
 //! assert_eq!(loss.gradient.rejected, -loss.gradient.chosen);
 //! ```
 

@@ -78,7 +78,7 @@ impl Batch {
             log_probs: host::numbers(&values),
             sums: host::numbers(&log_probs.sequences().sum),
             token_counts: host::whole_numbers(&log_probs.sequences().token_count),
-            gradient: host::gradient(values * upstream, &logits),
+            gradient: host::gradient_of_sum(values * upstream, &logits),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
     batch::Batch,
     devices::{Tested, for_all},
     generators::{batches, betas, moderate_pairs, wild_batches},
-    host::{expect_close, floats, gradient, numbers},
+    host::{expect_close, floats, gradient_of_sum, numbers},
     pairs::{Sums, beta},
     tolerance::{self, Margin, Rounding},
 };
@@ -35,7 +35,7 @@ fn the_gradient_of_a_mean_is_that_of_the_sum_over_the_count() {
     for_all(batches(), |on, batch| {
         let logits = batch.logits(&on.autodiff(), DType::F32).require_grad();
         let scored = token_log_probs(logits.clone(), &batch.completions(&on.device)).unwrap();
-        let actual = gradient(scored.sequences().mean(), &logits);
+        let actual = gradient_of_sum(scored.sequences().mean(), &logits);
         let counts = batch.expected().token_counts;
         let per_token = |prediction: usize| 1.0 / counts[prediction / (batch.time - 1)].max(1) as f32;
         let upstream = (0..batch.upstream.len()).map(per_token).collect();
@@ -120,7 +120,7 @@ impl<'a> Chain<'a> {
         let logits = floats(&self.policy, shape, &on.autodiff(), dtype).require_grad();
         let reference = pairs(floats(&self.reference, shape, &on.device, dtype));
         let losses = dpo_loss(&pairs(logits.clone()), &reference, beta(self.beta)).unwrap();
-        (numbers(&losses), gradient(losses, &logits))
+        (numbers(&losses), gradient_of_sum(losses, &logits))
     }
 
     fn sequences(&self, logits: &[f64]) -> Vec<SequenceLogProb> {

@@ -50,7 +50,7 @@ pub fn bits(numbers: &[f64]) -> Vec<u64> {
 }
 
 /// The gradient of the sum of `output` in `input`, which it must reach.
-pub fn gradient<const D: usize, const E: usize>(output: Tensor<D>, input: &Tensor<E>) -> Vec<f64> {
+pub fn gradient_of_sum<const D: usize, const E: usize>(output: Tensor<D>, input: &Tensor<E>) -> Vec<f64> {
     numbers(&input.grad(&output.sum().backward()).expect("the gradient reaches the input"))
 }
 

@@ -3,7 +3,7 @@
 use std::f64::consts::LN_2;
 
 use burn::tensor::DType;
-use burn_dpo::{Completions, implicit_rewards, token_log_probs};
+use burn_dpo::{Completions, dpo_loss, implicit_rewards, reference, token_log_probs};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     generators::{
         batches, batches_that_predict, betas, exact_sums, extreme_sums, junk, paired_batches, sums, wild_batches,
     },
-    host::{bits, booleans, exact_sum, expect_close, numbers, whole_numbers},
+    host::{bits, booleans, exact_sum, expect_close, floats, integers, numbers, whole_numbers},
     pairs::{Model, Outcome, Sums, beta},
     tolerance::{self, Rounding},
 };
@@ -209,7 +209,7 @@ fn labels_masks_and_lengths_say_the_same() {
         let shape = [rows.len(), time];
         let ragged = Completions::from_sequences(&sequences, &prompts, 7, &on.device).unwrap();
         let lengths = Completions::from_lengths(&padded, time, &prompts, &totals, 7, &on.device).unwrap();
-        let labelled = Completions::from_labels(crate::host::integers(&labels, shape, &on.device), -100).unwrap();
+        let labelled = Completions::from_labels(integers(&labels, shape, &on.device), -100).unwrap();
 
         let counted_ids = |completions: &Completions| -> Vec<Option<i64>> {
             let counted = booleans(&completions.mask());
@@ -437,8 +437,8 @@ fn the_gradient_is_linear_in_what_arrives_from_above() {
         let plain = Outcome::of(sums, 0.5, &on.device, DType::F32);
         let policy = Model::policy(sums, &on.device, DType::F32);
         let reference = Model::reference(sums, &on.device, DType::F32);
-        let losses = burn_dpo::dpo_loss(&policy.pairs, &reference.pairs, beta(0.5)).unwrap();
-        let on_device = crate::host::floats(weights, [weights.len()], &on.device, DType::F32);
+        let losses = dpo_loss(&policy.pairs, &reference.pairs, beta(0.5)).unwrap();
+        let on_device = floats(weights, [weights.len()], &on.device, DType::F32);
         let [chosen, rejected] = policy.gradients(losses * on_device);
         for (weighted, plain) in [(chosen, plain.chosen), (rejected, plain.rejected)] {
             let expected: Vec<f64> = plain.iter().zip(weights).map(|(slope, weight)| slope * weight).collect();
@@ -459,10 +459,8 @@ fn rewards_are_beta_times_the_log_ratios() {
             let policy = Model::policy(sums, &on.device, dtype);
             let reference = Model::reference(sums, &on.device, dtype);
             let rewards = implicit_rewards(&policy.pairs, &reference.pairs, self::beta(*beta)).unwrap();
-            let expected: Vec<_> = sums
-                .iter()
-                .map(|pair| burn_dpo::reference::implicit_rewards(pair.policy, pair.reference, *beta))
-                .collect();
+            let expected: Vec<_> =
+                sums.iter().map(|pair| reference::implicit_rewards(pair.policy, pair.reference, *beta)).collect();
             let (chosen, rejected): (Vec<f64>, Vec<f64>) =
                 expected.iter().map(|pair| (pair.chosen, pair.rejected)).unzip();
             let actual = [&rewards.chosen, &rewards.rejected].map(numbers);
