@@ -150,6 +150,9 @@ pub fn sequence_sum(rounding: Rounding, sum: f64, count: usize, tokens: f64) -> 
 /// over 64 blocks: some 126 roundings that differ, `√126 ≈ 11` of them in effect, half an ulp each of partial sums of a
 /// fifth of the whole on average: 1 ulp, and ½ each for the final rounding and the
 /// next number's distance.
+///
+/// That is an estimate, written after the number was chosen, not a proof. Measured: at most 0.89 on flex, 1.17 on ndarray,
+/// 1.28 on wgpu.
 pub const LONG_SUM_ULPS: f64 = 2.0;
 
 /// `Σ / n` for the `Σ` that there is. A count is exact.
