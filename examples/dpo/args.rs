@@ -44,7 +44,7 @@ pub struct Args {
     pub batch_size: usize,
 
     /// Peak learning rate of DPO
-    #[arg(long, default_value_t = 1e-4, value_parser = positive)]
+    #[arg(long, default_value_t = 6e-5, value_parser = positive)]
     pub learning_rate: f64,
 
     /// Peak learning rate of the supervised warm-up
@@ -73,7 +73,7 @@ pub struct Args {
     pub max_prompt_length: Option<usize>,
 
     /// Held-out prompts to complete before and after
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 8)]
     pub samples: usize,
 
     /// Seed of everything that is random

@@ -67,7 +67,7 @@ fn panel<'a>(area: &Area<'a>, title: &str, unit: &str, curves: &[Curve], log: &L
         .margin_top(58)
         .x_label_area_size(38)
         .y_label_area_size(54)
-        .build_cartesian_2d(0.0..steps as f64, range(curves, log))?;
+        .build_cartesian_2d(0..steps, range(curves, log))?;
     chart
         .configure_mesh()
         .x_labels(7)
@@ -77,7 +77,6 @@ fn panel<'a>(area: &Area<'a>, title: &str, unit: &str, curves: &[Curve], log: &L
         .light_line_style(TRANSPARENT)
         .axis_style(INK)
         .label_style(text(14))
-        .x_label_formatter(&|step| format!("{step:.0}"))
         .y_label_formatter(&|value| short(*value))
         .x_desc("DPO step")
         .y_desc(unit)
@@ -107,9 +106,9 @@ fn legend<'a>(area: &Area<'a>, curves: &[Curve]) -> Drawn<'a> {
     Ok(())
 }
 
-fn points<'a>(points: &'a [Point], curve: &'a Curve) -> impl Iterator<Item = (f64, f64)> + 'a {
+fn points<'a>(points: &'a [Point], curve: &'a Curve) -> impl Iterator<Item = (usize, f64)> + 'a {
     let value = |point: &Point| point.metrics.iter().find(|(name, _)| *name == curve.metric).map(|&(_, value)| value);
-    let placed = points.iter().filter_map(move |point| Some((point.step as f64, value(point)?)));
+    let placed = points.iter().filter_map(move |point| Some((point.step, value(point)?)));
     placed.filter(|(_, value)| value.is_finite())
 }
 
@@ -125,8 +124,8 @@ fn range(curves: &[Curve], log: &Log) -> std::ops::Range<f64> {
     if low <= high { low - room..high + room } else { 0.0..1.0 }
 }
 
-/// With as many decimals as the number needs.
+/// With as many decimals as the number needs, and a minus sign as wide as a plus.
 fn short(value: f64) -> String {
-    let rounded = format!("{value:.2}");
-    rounded.trim_end_matches('0').trim_end_matches('.').replace("-0", "0").replace('-', "−")
+    let rounded = (value * 1e4).round() / 1e4 + 0.0; // + 0.0 makes −0 into 0
+    format!("{rounded}").replace('-', "−")
 }
