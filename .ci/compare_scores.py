@@ -1,8 +1,8 @@
 """Compares what `examples/score` printed with golden values: compare_scores.py GOLDEN SCORES
 
 Log-probs, losses and metrics must agree within 1e-5 relative, gradients within 1e-4 of their norm. A configuration that
-was answered with an error is counted; none that `answered` accepts may be. Exit status 1 on any disagreement, and for anything
-in REQUIRED that is missing.
+was answered with an error is counted; none that `answered` accepts may be. Exit status 1 on any disagreement, and for
+anything in REQUIRED that is missing.
 """
 import json
 import sys

@@ -12,9 +12,9 @@ pub fn by_name(name: &str) -> Result<Device, String> {
     match name {
         #[cfg(feature = "flex")]
         "flex" => Ok(Device::flex()),
+        // burn calls its ndarray backend deprecated; this crate supports it while burn does.
         #[cfg(feature = "ndarray")]
         #[allow(deprecated)]
-        // burn calls its ndarray backend deprecated; this crate supports it while burn does
         "ndarray" => Ok(Device::ndarray()),
         #[cfg(feature = "wgpu")]
         "wgpu" => present(name, DeviceType::Wgpu, || Device::wgpu(Default::default())),

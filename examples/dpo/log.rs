@@ -6,7 +6,7 @@ use burn_dpo::PreferenceMetrics;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
-use crate::out::{MetricsFile, number};
+use crate::{out::MetricsFile, output::number};
 
 /// What one step of training gave.
 pub struct Step {

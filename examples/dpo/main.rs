@@ -16,12 +16,14 @@ mod device;
 mod log;
 mod model;
 mod out;
+#[path = "../common/output.rs"]
+mod output;
 mod report;
 mod tokens;
 mod train;
 
 use std::{
-    io::{self, ErrorKind, Write},
+    io::{self, Write},
     process::ExitCode,
     time::Instant,
 };
@@ -36,6 +38,7 @@ use clap::Parser;
 use log::Log;
 use model::Transformer;
 use out::OutDir;
+use output::is_broken_pipe;
 use rand::{SeedableRng, rngs::StdRng};
 use report::{Comparison, Sample};
 use tokens::{Encoded, Limits};
@@ -146,9 +149,4 @@ fn samples(
         Ok(Sample { prompt: tokens::text(prompt), before, after })
     };
     prompts.into_iter().enumerate().map(sample).collect()
-}
-
-/// Whoever reads our output has seen enough.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }

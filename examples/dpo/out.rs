@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const METRICS: &str = "metrics.jsonl";
 pub const SUMMARY: &str = "summary.json";
@@ -61,9 +61,4 @@ impl MetricsFile {
 
 fn cannot_write(path: &Path, error: std::io::Error) -> anyhow::Error {
     anyhow::Error::new(error).context(format!("{}: cannot be written", path.display()))
-}
-
-/// A JSON number; NaN and infinities, which JSON lacks, by name.
-pub fn number(value: f64) -> Value {
-    if value.is_finite() { json!(value) } else { json!(value.to_string()) }
 }

@@ -2,9 +2,9 @@
 
 use burn_dpo::PreferenceMetrics;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::{args::Args, out::number};
+use crate::{args::Args, output::entries};
 
 /// The model before DPO and after, measured on the same pairs.
 pub struct Comparison {
@@ -91,8 +91,4 @@ pub fn summary(
         "config": args,
     });
     Ok(serde_json::to_string_pretty(&summary)? + "\n")
-}
-
-fn entries(metrics: &PreferenceMetrics) -> Map<String, Value> {
-    metrics.entries().into_iter().map(|(name, value)| (name.to_string(), number(value))).collect()
 }

@@ -11,10 +11,12 @@
 #[path = "../common/device.rs"]
 mod device;
 mod input;
+#[path = "../common/output.rs"]
+mod output;
 
 use std::{
     fs::File,
-    io::{self, BufReader, ErrorKind, Write},
+    io::{self, BufReader, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -24,6 +26,7 @@ use burn::tensor::{Bool, DType, Device, Gradients, Int, Tensor, TensorData};
 use burn_dpo::{Beta, Completions, PairLogProbs, PreferenceMetrics, TokenLogProbs, dpo_loss, token_log_probs};
 use clap::Parser;
 use input::{Case, Config, Input};
+use output::{is_broken_pipe, number};
 use serde_json::{Map, Value, json};
 
 /// Scores every case of FILE under every configuration in it, and prints one JSON object.
@@ -47,11 +50,6 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
-}
-
-/// Whoever read our output has seen enough.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 fn run(args: &Args) -> anyhow::Result<bool> {
@@ -141,8 +139,7 @@ impl Model {
 
         let per_pair = numbers(losses.clone().into_data());
         let gradients = losses.mean().backward();
-        let metrics: Map<String, Value> =
-            metrics.entries().into_iter().map(|(name, value)| (name.into(), number(value))).collect();
+        let metrics = output::entries(&metrics);
 
         let mut answer = Map::new();
         answer.insert("loss".into(), metrics["loss"].clone());
@@ -181,11 +178,6 @@ fn rows(log_probs: &TokenLogProbs) -> anyhow::Result<Vec<Vec<Value>>> {
 
 fn numbers(data: TensorData) -> Vec<f64> {
     data.iter::<f64>().collect()
-}
-
-/// With all its digits; NaN and infinities, which JSON lacks, by name.
-fn number(value: f64) -> Value {
-    if value.is_finite() { json!(value) } else { json!(value.to_string()) }
 }
 
 impl Config {

@@ -42,7 +42,8 @@ use crate::{
 ///
 /// # Numerics
 /// f16 and bf16 logits are computed in f32 and give f32; f64 stays f64. The row's largest logit is subtracted first, so
-/// finite logits do not overflow (but for a difference beyond the format), and the target's logit is taken relative to it, so a large common offset costs nothing.
+/// finite logits do not overflow (but for a difference beyond the format), and the target's logit is taken relative to
+/// it, so a large common offset costs nothing.
 ///
 /// # Edge cases
 /// - What the mask leaves out cannot be seen: NaN, ±inf or any id at an uncounted position changes no value and no

@@ -100,8 +100,8 @@ impl PreferenceMetrics {
     /// [`Error::PairCount`] if the three hold different numbers of pairs, [`Error::Device`] if they are on different
     /// devices, [`Error::Read`] if the device does not hand its numbers over.
     pub fn from_batch(losses: &Tensor<1>, policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta) -> Result<Self> {
-        let data = transfer(losses, policy, reference)?.try_into_data();
-        Self::from_transfer(data.map_err(|cause| cause.to_string()), beta)
+        let data = transfer(losses, policy, reference)?.try_into_data().map_err(unreadable)?;
+        Ok(Self::from_transfer(data, beta))
     }
 
     /// [`from_batch`](Self::from_batch) where reading must not block, as on WebGPU in a browser.
@@ -114,12 +114,11 @@ impl PreferenceMetrics {
         reference: &PairLogProbs,
         beta: Beta,
     ) -> Result<Self> {
-        let data = transfer(losses, policy, reference)?.into_data_async().await;
-        Self::from_transfer(data.map_err(|cause| cause.to_string()), beta)
+        let data = transfer(losses, policy, reference)?.into_data_async().await.map_err(unreadable)?;
+        Ok(Self::from_transfer(data, beta))
     }
 
-    fn from_transfer(data: std::result::Result<TensorData, String>, beta: Beta) -> Result<Self> {
-        let data = data.map_err(|cause| Error::Read { what: "metrics", cause })?;
+    fn from_transfer(data: TensorData, beta: Beta) -> Self {
         let numbers: Vec<f64> = data.iter::<f64>().collect();
         let pairs = numbers.len() / TRANSFERRED;
         let row = |row: usize, pair: usize| numbers[row * pairs + pair];
@@ -136,7 +135,7 @@ impl PreferenceMetrics {
                 beta,
             );
         }
-        Ok(metrics)
+        metrics
     }
 
     fn add(&mut self, pair: Pair, beta: Beta) {
@@ -293,6 +292,10 @@ impl fmt::Display for PreferenceMetrics {
         }
         Ok(())
     }
+}
+
+fn unreadable(cause: impl fmt::Display) -> Error {
+    Error::Read { what: "metrics", cause: cause.to_string() }
 }
 
 /// How many numbers of each pair are read back.

@@ -72,6 +72,7 @@ impl<B: PreferenceOps, C: CheckpointStrategy> PreferenceOps for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(value),
         }
     }
+
     fn with_zero_gradient(value: FloatTensor<Self>, input: FloatTensor<Self>) -> FloatTensor<Self> {
         let (value, _) = value.into_parts();
         let (input, input_node) = input.into_parts();

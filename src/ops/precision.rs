@@ -7,21 +7,18 @@ use crate::{Error, Result};
 /// Refuses a quantized tensor, and a format that the device stores but cannot compute in.
 pub(crate) fn check_float<const D: usize>(what: &'static str, tensor: &Tensor<D>) -> Result<()> {
     let (dtype, device) = (tensor.dtype(), tensor.device());
-    if dtype.is_float() && !matches!(dtype, DType::QFloat(_)) && computes_in(&device, dtype) {
-        Ok(())
-    } else {
-        Err(Error::DType { what, dtype: format!("{dtype:?}"), device: name(&device) })
-    }
+    let plain = dtype.is_float() && !matches!(dtype, DType::QFloat(_));
+    expect_dtype(what, dtype, &device, plain && computes_in(&device, dtype))
 }
 
 /// Refuses integers of a type that the device does not have.
 pub(crate) fn check_int<const D: usize>(what: &'static str, tensor: &Tensor<D, Int>) -> Result<()> {
     let (dtype, device) = (tensor.dtype(), tensor.device());
-    if device.supports_dtype(dtype) {
-        Ok(())
-    } else {
-        Err(Error::DType { what, dtype: format!("{dtype:?}"), device: name(&device) })
-    }
+    expect_dtype(what, dtype, &device, device.supports_dtype(dtype))
+}
+
+fn expect_dtype(what: &'static str, dtype: DType, device: &Device, usable: bool) -> Result<()> {
+    if usable { Ok(()) } else { Err(Error::DType { what, dtype: format!("{dtype:?}"), device: name(device) }) }
 }
 
 /// Refuses tensors on different devices. Autodiff state does not make a device another one.
