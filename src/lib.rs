@@ -104,7 +104,9 @@ mod rewards;
 pub use completions::Completions;
 pub use error::{Error, Result};
 pub use log_probs::{SequenceLogProbs, TokenLogProbs, token_log_probs};
-pub use loss::{Beta, dpo_loss};
+pub use loss::{
+    Alpha, Beta, ExoSmoothing, FlipRate, LabelSmoothing, LdAlpha, TargetMargin, Temperature, Weight, dpo_loss,
+};
 pub use metrics::PreferenceMetrics;
 pub use pairs::PairLogProbs;
 pub use rewards::{ImplicitRewards, implicit_rewards};
