@@ -4,9 +4,8 @@
 use burn_dpo::{
     Error,
     reference::{
-        MeasuredPair, Pair, SequenceLogProb, TokenRows, dpo_loss, dpo_loss_as_printed, implicit_rewards,
-        preference_metrics, sequence_log_probs, token_log_prob, token_log_prob_gradient, token_log_probs,
-        token_log_probs_gradient,
+        MeasuredPair, Pair, SequenceLogProb, TokenRows, as_printed, dpo_loss, implicit_rewards, preference_metrics,
+        sequence_log_probs, token_log_prob, token_log_prob_gradient, token_log_probs, token_log_probs_gradient,
     },
 };
 use proptest::{collection::vec, prelude::*};
@@ -44,7 +43,7 @@ fn the_loss_has_the_values_of_the_table() {
 #[test]
 fn the_printed_equation_and_the_stable_one_agree() {
     for_all_numbers((pairs(), pairs(), 0.01..2.0f64), |&(policy, reference, beta)| {
-        let (stable, printed) = (dpo_loss(policy, reference, beta), dpo_loss_as_printed(policy, reference, beta));
+        let (stable, printed) = (dpo_loss(policy, reference, beta), as_printed::dpo_loss(policy, reference, beta));
         // σ is off by 2ε, and as its logarithm −ln σ is off by 2ε/σ.
         let z = -stable.value.exp_m1().ln();
         let bound = 8.0 * f64::EPSILON * (1.0 + (-z).exp() + z.abs());
