@@ -52,6 +52,39 @@ pub enum Error {
         expected: &'static str,
     },
 
+    /// A parameter that the loss would not read.
+    #[error("{parameter} is {value}, but {loss} does not read it")]
+    Ignored {
+        /// The parameter.
+        parameter: &'static str,
+        /// The value given.
+        value: String,
+        /// The loss, by name.
+        loss: String,
+    },
+
+    /// Two things that do not go together.
+    #[error("{left} and {right} do not go together: {why}")]
+    Incompatible {
+        /// The one.
+        left: &'static str,
+        /// The other.
+        right: String,
+        /// Why not.
+        why: &'static str,
+    },
+
+    /// A name that is not known.
+    #[error("unknown {what} {name:?}, expected one of {known}")]
+    UnknownName {
+        /// What it should name.
+        what: &'static str,
+        /// The name given.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+
     /// A token id that the vocabulary does not have.
     #[error("sequence {sequence}, position {position}: token id {token}, but the vocabulary has {vocab_size}")]
     TokenId {

@@ -98,18 +98,20 @@ mod metrics;
 mod numerics;
 mod ops;
 mod pairs;
+mod rankings;
 pub mod reference;
 mod rewards;
+mod weights;
 
 pub use completions::Completions;
 pub use error::{Error, Result};
 pub use log_probs::{SequenceLogProbs, TokenLogProbs, token_log_probs};
-pub use loss::{
-    Alpha, Beta, ExoSmoothing, FlipRate, LabelSmoothing, LdAlpha, TargetMargin, Temperature, Weight, dpo_loss,
-};
+pub use loss::*;
 pub use metrics::PreferenceMetrics;
 pub use pairs::PairLogProbs;
+pub use rankings::RankedLogProbs;
 pub use rewards::{ImplicitRewards, implicit_rewards};
+pub use weights::PairWeights;
 
 /// The README's loop, compiled and run.
 #[doc = include_str!("../README.md")]

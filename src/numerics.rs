@@ -2,8 +2,9 @@
 //!
 //! `log_sigmoid(20)` is 0 on two of burn's backends and `log1p(x)` is `ln(1 + x)` on every GPU; both are wanted in full
 //! relative accuracy here, as far as the backend's own `exp` has it: on GPUs that is allowed 3 + 2|x| units in the last
-//! place, and gives 0 where the result is subnormal (x below −87 in f32). Everything below needs only `exp`, division and
-//! multiplication.
+//! place, and gives 0 where the result is subnormal (x below −87 in f32). Everything below needs only `exp`, `log` of numbers
+//! that are not near 1, division and multiplication; where a function has two branches, the one not taken is fed a harmless
+//! number, not a NaN to be multiplied away.
 
 use burn_tensor::{DType, Tensor};
 
@@ -23,17 +24,64 @@ pub(crate) fn sigmoid(x: Tensor<1>) -> Tensor<1> {
     numerator / (small + 1.0)
 }
 
-/// `log(1 + e)` for `0 ≤ e ≤ 1`, through `log((1 + s)/(1 − s)) = 2 artanh s` with `s = e / (2 + e) ≤ 1/3`.
+/// `log(1 + e)` for `−½ ≤ e ≤ 1`, through `log((1 + s)/(1 − s)) = 2 artanh s` with `s = e / (2 + e)`, `|s| ≤ 1/3`.
 ///
 /// The series `s + s³/3 + s⁵/5 + …` is cut where its next term is below the format's rounding: after 8 terms for f32
 /// (9⁻⁸/17 = 1.4e-9), after 17 for f64 (9⁻¹⁷/35 = 1.7e-18).
-fn log1p_of_at_most_one(e: Tensor<1>) -> Tensor<1> {
+pub(crate) fn log1p_of_at_most_one<const D: usize>(e: Tensor<D>) -> Tensor<D> {
     let terms = if e.dtype() == DType::F64 { 17 } else { 8 };
     let s = e.clone() / (e + 2.0);
     let square = s.clone() * s.clone();
-    let coefficient = |k: i32| 1.0 / f64::from(2 * k + 1);
-    let tail = (0..terms - 2).rev().fold(square.clone() * coefficient(terms - 1) + coefficient(terms - 2), |sum, k| {
-        sum * square.clone() + coefficient(k)
-    });
-    s * tail * 2.0
+    let odd = |k: i32| 1.0 / f64::from(2 * k + 1);
+    s * polynomial(square, terms, odd) * 2.0
+}
+
+/// `log(1 + x)` for `x ≥ 0`. Above 1 the plain logarithm loses nothing.
+pub(crate) fn log1p_of_non_negative<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let large = x.clone().greater_elem(1.0);
+    let plain = (x.clone() + 1.0).log();
+    log1p_of_at_most_one(x.mask_fill(large.clone(), 0.0)).mask_where(large, plain)
+}
+
+/// `eˣ − 1`, with its full relative accuracy near 0.
+///
+/// Within `ln 2` of 0 as `x·(1 + x/2·(1 + …))`, cut where the next term is below the format's rounding: after 10 terms for
+/// f32 (0.7¹⁰/11! = 7e-10), after 18 for f64 (0.7¹⁸/19! = 1.3e-20). Farther out the subtraction keeps at least half.
+pub(crate) fn expm1(x: Tensor<1>) -> Tensor<1> {
+    let far = x.clone().abs().greater_elem(std::f64::consts::LN_2);
+    let plain = x.clone().exp() - 1.0;
+    let near = x.mask_fill(far.clone(), 0.0);
+    let terms = if near.dtype() == DType::F64 { 18 } else { 10 };
+    let inverse_factorial = |k: i32| (1..=k + 1).map(f64::from).product::<f64>().recip();
+    (near.clone() * polynomial(near, terms, inverse_factorial)).mask_where(far, plain)
+}
+
+/// `log(1 − eˣ)` for `x < 0`: the log-probability of everything else.
+pub(crate) fn log1mexp(x: Tensor<1>) -> Tensor<1> {
+    let likely = x.clone().greater_elem(-std::f64::consts::LN_2);
+    let of_likely = expm1(x.clone()).neg().log();
+    let unlikely = log1p_of_at_most_one(x.exp().neg().mask_fill(likely.clone(), 0.0));
+    unlikely.mask_where(likely, of_likely)
+}
+
+/// `x`, with what lies beyond the format's largest finite number brought back to it. NaN stays.
+pub(crate) fn finite<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let largest = if x.dtype() == DType::F64 { f64::MAX } else { f64::from(f32::MAX) };
+    let (above, below) = (x.clone().greater_elem(largest), x.clone().lower_elem(-largest));
+    x.mask_fill(above, largest).mask_fill(below, -largest)
+}
+
+/// `e^(x/2)`, held below the format's largest number, so that twice this factor is `eˣ`, beyond any range only if the
+/// whole product is: `0 · eˣ` is 0 and not `0 · ∞`.
+pub(crate) fn exp_of_half(x: Tensor<1>) -> Tensor<1> {
+    let most = if x.dtype() == DType::F64 { 700.0 } else { 88.0 };
+    let half = x / 2.0;
+    let beyond = half.clone().greater_elem(most);
+    half.mask_fill(beyond, most).exp()
+}
+
+/// `c₀ + c₁x + … ` with that many terms, by Horner's rule.
+fn polynomial<const D: usize>(x: Tensor<D>, terms: i32, coefficient: impl Fn(i32) -> f64) -> Tensor<D> {
+    let last_two = x.clone() * coefficient(terms - 1) + coefficient(terms - 2);
+    (0..terms - 2).rev().fold(last_two, |sum, k| sum * x.clone() + coefficient(k))
 }

@@ -1,10 +1,10 @@
 //! Log-probabilities of preference pairs, under one model and under two.
 
-use burn_tensor::{DType, FloatDType, Tensor};
+use burn_tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
 use crate::{
     Error, Result, SequenceLogProbs,
-    ops::{check_float, check_same_device, to_arithmetic_dtype},
+    ops::{check_float, check_same_device},
 };
 
 /// One model's log-probabilities of the chosen and of the rejected completion of each pair.
@@ -57,6 +57,28 @@ impl PairLogProbs {
         Ok(Self { chosen, rejected })
     }
 
+    /// From numbers on the host: `(summed log-prob, counted tokens)` of each completion, as a reference model's are kept
+    /// when they are computed once, before training. They carry no gradient.
+    ///
+    /// # Example
+    /// ```
+    /// use burn_dpo::PairLogProbs;
+    /// use burn::tensor::Device;
+    ///
+    /// let pairs = PairLogProbs::from_host(&[(-4.0, 3), (-7.5, 5)], &[(-6.0, 4), (-7.0, 4)], &Device::default())?;
+    /// assert_eq!(pairs.pairs(), 2);
+    /// # Ok::<(), burn_dpo::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::PairCount`] if there are not as many of each, [`Error::Length`] for a token count beyond 32 bits.
+    pub fn from_host(chosen: &[(f32, usize)], rejected: &[(f32, usize)], device: &Device) -> Result<Self> {
+        Self::new(
+            SequenceLogProbs::from_host("chosen token count", chosen, device)?,
+            SequenceLogProbs::from_host("rejected token count", rejected, device)?,
+        )
+    }
+
     /// The chosen completions.
     pub fn chosen(&self) -> &SequenceLogProbs {
         &self.chosen
@@ -85,10 +107,28 @@ pub(crate) struct Sides {
     pub rejected: Tensor<1>,
 }
 
+impl Sides {
+    /// The same function of either side.
+    pub fn map(self, f: impl Fn(Tensor<1>) -> Tensor<1>) -> Self {
+        Self { chosen: f(self.chosen), rejected: f(self.rejected) }
+    }
+
+    /// Chosen − rejected.
+    pub fn difference(self) -> Tensor<1> {
+        self.chosen - self.rejected
+    }
+
+    pub fn without_autodiff(self) -> Self {
+        self.map(Tensor::without_autodiff)
+    }
+}
+
 /// Policy beside reference, checked, in one number format.
 pub(crate) struct Compared {
     /// The policy's log-probs, in the graph that made them.
     pub policy: Sides,
+    /// The reference's, without a graph.
+    pub reference: Sides,
     /// `log π − log π_ref`, without a graph.
     pub log_ratio: Sides,
 }
@@ -98,32 +138,95 @@ pub(crate) struct Compared {
 /// Formats are brought to f64 if any is f64, else to f32.
 pub(crate) fn compare(policy: &PairLogProbs, reference: &PairLogProbs) -> Result<Compared> {
     expect_pairs("policy", policy.pairs(), "reference", reference.pairs())?;
-    check_same_device("policy", &policy.chosen.sum.device(), "reference", &reference.chosen.sum.device())?;
-
-    let sums = [policy, reference].map(|model| [model.chosen.sum.dtype(), model.rejected.sum.dtype()]);
-    let wide = sums.as_flattened().contains(&DType::F64);
-    let sides = |model: &PairLogProbs| {
-        let [chosen, rejected] = [&model.chosen, &model.rejected].map(|sequences| {
-            let sum = sequences.sum.clone();
-            if wide { sum.cast(FloatDType::F64) } else { to_arithmetic_dtype(sum) }
-        });
-        Sides { chosen, rejected }
-    };
-    let (policy, reference) = (sides(policy), sides(reference).without_autodiff());
+    check_same_device("policy", &policy.device(), "reference", &reference.device())?;
+    let dtype = common_dtype(policy.dtypes().into_iter().chain(reference.dtypes()));
+    let (policy, reference) = (policy.sums(dtype), reference.sums(dtype).without_autodiff());
     let constant = policy.clone().without_autodiff();
-    Ok(Compared {
-        log_ratio: Sides {
-            chosen: constant.chosen - reference.chosen,
-            rejected: constant.rejected - reference.rejected,
-        },
-        policy,
-    })
+    let log_ratio = Sides {
+        chosen: constant.chosen - reference.chosen.clone(),
+        rejected: constant.rejected - reference.rejected.clone(),
+    };
+    Ok(Compared { policy, reference, log_ratio })
 }
 
-impl Sides {
-    fn without_autodiff(self) -> Self {
-        Self { chosen: self.chosen.without_autodiff(), rejected: self.rejected.without_autodiff() }
+/// The policy's log-probs of completions that are not paired, in the graph that made them, and their log-ratios without one.
+pub(crate) struct ComparedSequences {
+    pub policy: Tensor<1>,
+    pub log_ratio: Tensor<1>,
+}
+
+/// [`compare`] for completions that are not paired.
+pub(crate) fn compare_sequences(policy: &SequenceLogProbs, reference: &SequenceLogProbs) -> Result<ComparedSequences> {
+    policy.check("policy token_count")?;
+    reference.check("reference token_count")?;
+    if policy.sum.dims() != reference.sum.dims() {
+        let (expected, actual) = (policy.sum.dims().to_vec(), reference.sum.dims().to_vec());
+        return Err(Error::Shape { what: "reference", expected, actual });
     }
+    check_same_device("policy", &policy.sum.device(), "reference", &reference.sum.device())?;
+    let dtype = common_dtype([policy.sum.dtype(), reference.sum.dtype()]);
+    let [policy, reference] = [policy, reference].map(|model| model.sum.clone().cast(FloatDType::from(dtype)));
+    let log_ratio = policy.clone().without_autodiff() - reference.without_autodiff();
+    Ok(ComparedSequences { policy, log_ratio })
+}
+
+/// One policy alone, in one number format: for losses without a reference.
+pub(crate) fn alone(policy: &PairLogProbs) -> Sides {
+    policy.sums(common_dtype(policy.dtypes()))
+}
+
+impl PairLogProbs {
+    /// Where its numbers are.
+    pub fn device(&self) -> Device {
+        self.chosen.sum.device()
+    }
+
+    fn dtypes(&self) -> [DType; 2] {
+        [self.chosen.sum.dtype(), self.rejected.sum.dtype()]
+    }
+
+    fn sums(&self, dtype: DType) -> Sides {
+        let [chosen, rejected] =
+            [&self.chosen, &self.rejected].map(|side| side.sum.clone().cast(FloatDType::from(dtype)));
+        Sides { chosen, rejected }
+    }
+
+    /// 1 / token count, and 0 for an empty completion, in the format of `like`.
+    pub(crate) fn inverse_token_counts(&self, like: &Tensor<1>) -> Sides {
+        let inverse = |side: &SequenceLogProbs| {
+            let count = side.token_count.clone().without_autodiff();
+            let empty = count.clone().lower_elem(1);
+            count.clamp_min(1).cast(FloatDType::from(like.dtype())).recip().mask_fill(empty, 0.0)
+        };
+        Sides { chosen: inverse(&self.chosen), rejected: inverse(&self.rejected) }
+    }
+}
+
+impl SequenceLogProbs {
+    fn from_host(what: &'static str, sequences: &[(f32, usize)], device: &Device) -> Result<Self> {
+        let device = device.clone().without_autodiff();
+        let (sums, counts): (Vec<f32>, Vec<usize>) = sequences.iter().copied().unzip();
+        let narrow = |(sequence, length): (usize, usize)| {
+            i32::try_from(length).map_err(|_| Error::Length {
+                sequence,
+                what,
+                length,
+                limit_name: "the largest number of tokens",
+                limit: i32::MAX as usize,
+            })
+        };
+        let counts: Vec<i32> = counts.into_iter().enumerate().map(narrow).collect::<Result<_>>()?;
+        let shape = [sequences.len()];
+        Self::new(
+            Tensor::from_data(TensorData::new(sums, shape), (&device, DType::F32)),
+            Tensor::from_data(TensorData::new(counts, shape), (&device, DType::I32)),
+        )
+    }
+}
+
+/// The format in which numbers of these formats are computed together: f64 if any is, else f32.
+pub(crate) fn common_dtype(dtypes: impl IntoIterator<Item = DType>) -> DType {
+    if dtypes.into_iter().any(|dtype| dtype == DType::F64) { DType::F64 } else { DType::F32 }
 }
 
 pub(crate) fn expect_pairs(

@@ -2,12 +2,10 @@
 
 use burn_tensor::Tensor;
 
-use super::Beta;
+use super::{Beta, FDivergence, margin::margin};
 use crate::{
     PairLogProbs, Result,
     numerics::{sigmoid, softplus},
-    ops::closed_form,
-    pairs::compare,
 };
 
 /// Direct Preference Optimization: one loss per preference pair.
@@ -70,12 +68,51 @@ use crate::{
 /// # Source
 /// Rafailov et al. 2023, eq. 7 (arXiv:2305.18290).
 pub fn dpo_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta) -> Result<Tensor<1>> {
-    let pairs = compare(policy, reference)?;
-    let beta = beta.get();
+    f_dpo_loss(policy, reference, beta, FDivergence::ReverseKl)
+}
 
-    let z = (pairs.log_ratio.chosen - pairs.log_ratio.rejected) * beta;
-    let loss = softplus(z.clone().neg());
-    let slope = sigmoid(z.neg()) * beta;
-
-    Ok(closed_form(loss, [(pairs.policy.chosen, slope.clone().neg()), (pairs.policy.rejected, slope)]))
+/// DPO under another divergence from the reference: one loss per pair.
+///
+/// ```text
+/// z = β (s(log π/π_ref of chosen) − s(log π/π_ref of rejected))
+/// ℓ = −log σ(z)
+/// ```
+///
+/// `s` is the score of the [`FDivergence`]; under reverse KL this is [`dpo_loss`]. Shapes, units and gradients are its as well.
+///
+/// # Example
+/// ```
+/// use approx::assert_abs_diff_eq;
+/// use burn_dpo::{Beta, FDivergence, PairLogProbs, f_dpo_loss};
+/// use burn::tensor::Device;
+///
+/// let device = Device::default();
+/// let policy = PairLogProbs::from_host(&[(-9.0, 4)], &[(-8.0, 4)], &device)?;
+/// let reference = PairLogProbs::from_host(&[(-10.0, 4)], &[(-7.0, 4)], &device)?;
+///
+/// let loss = f_dpo_loss(&policy, &reference, Beta::new(0.5)?, FDivergence::ForwardKl)?;
+/// let z = 0.5 * (-(-1f64).exp() + 1f64.exp()); // log-ratios 1 and −1
+/// assert_abs_diff_eq!(loss.into_scalar::<f32>(), (1.0 + (-z).exp()).ln() as f32, epsilon = 1e-6);
+/// # Ok::<(), burn_dpo::Error>(())
+/// ```
+///
+/// # Edge cases
+/// Where the policy is far below the reference, forward KL's slope grows like `e^−u`; beyond the format it is ±∞, or 0 where
+/// the pair is ranked right by as much.
+///
+/// # Errors
+/// As [`dpo_loss`].
+///
+/// # Source
+/// Wang et al. 2024 (arXiv:2309.16240).
+pub fn f_dpo_loss(
+    policy: &PairLogProbs,
+    reference: &PairLogProbs,
+    beta: Beta,
+    divergence: FDivergence,
+) -> Result<Tensor<1>> {
+    let margin = margin(policy, reference, beta.get(), divergence)?;
+    let against = margin.z().neg();
+    let slope = sigmoid(against.clone()).neg();
+    Ok(margin.loss(softplus(against), slope))
 }

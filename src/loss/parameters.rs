@@ -132,3 +132,47 @@ fn positive(number: f64) -> bool {
 fn finite(number: f64) -> bool {
     (number as f32).is_finite()
 }
+
+impl Beta {
+    /// What most papers use.
+    pub(super) const USUAL: Self = Self(0.1);
+    /// For a margin per token.
+    pub(super) const USUAL_PER_TOKEN: Self = Self(10.0);
+    /// SimPO's.
+    pub(super) const USUAL_WITHOUT_REFERENCE: Self = Self(2.0);
+}
+
+impl LabelSmoothing {
+    /// Every label is trusted.
+    pub const NONE: Self = Self(0.0);
+    pub(super) const USUAL: Self = Self(0.1);
+}
+
+impl FlipRate {
+    pub(super) const USUAL: Self = Self(0.1);
+}
+
+impl ExoSmoothing {
+    pub(super) const USUAL: Self = Self(1e-3);
+}
+
+impl Temperature {
+    pub(super) const USUAL: Self = Self(0.05);
+}
+
+impl TargetMargin {
+    pub(super) const ONE: Self = Self(1.0);
+}
+
+impl Weight {
+    /// 1.
+    pub const ONE: Self = Self(1.0);
+    pub(super) const USUAL_FOR_DPOP: Self = Self(5.0);
+    pub(super) const USUAL_FOR_R_DPO: Self = Self(0.01);
+}
+
+impl Alpha {
+    /// 0: SimPO among AlphaPO's rewards, forward KL among the α-divergences.
+    pub const ZERO: Self = Self(0.0);
+    pub(super) const USUAL: Self = Self(0.25);
+}

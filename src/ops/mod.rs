@@ -58,9 +58,13 @@ impl PreferenceOps for burn_cubecl::CubeBackend {}
 /// A function known by its value and its partial derivatives: `value`, whose derivative in each `input` is the
 /// `gradient` beside it.
 ///
-/// `value` and the gradients are `[n]` and carry no gradient themselves; an input that is not tracked costs nothing.
+/// `value` and the gradients have one shape and carry no gradient themselves; an input that is not tracked costs nothing.
+/// A `value` of `[rows, 1]` may stand beside inputs and gradients of `[rows, n]`: one function of each row.
 /// Where the incoming gradient is exactly 0 the outgoing one is 0, whatever `gradient` holds there.
-pub(crate) fn closed_form<const N: usize>(value: Tensor<1>, partials: [(Tensor<1>, Tensor<1>); N]) -> Tensor<1> {
+pub(crate) fn closed_form<const D: usize, const N: usize>(
+    value: Tensor<D>,
+    partials: [(Tensor<D>, Tensor<D>); N],
+) -> Tensor<D> {
     partials.into_iter().fold(value, |value, (input, gradient)| {
         if !input.is_tracked() {
             return value;

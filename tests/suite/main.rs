@@ -18,6 +18,8 @@ mod batch;
 mod contracts;
 mod devices;
 mod errors;
+mod family;
+mod family_tolerance;
 mod generators;
 mod golden;
 mod gradients;

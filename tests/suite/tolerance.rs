@@ -15,6 +15,7 @@
 //! | [`dpo_value`]               | `min(δz, ℓ·expm1 δz) + ℓ·(1.09·(E(z) + D + u) + 4u) + 4·tiny`                      |
 //! | [`dpo_slope`]               | `|slope|·(expm1(δz·σ(z + δz)) + E(z) + D + 3u) + 4·(1 + β)·tiny`                   |
 //! | [`reward`]                  | `3u·β·|a| + tiny`                                                                  |
+//! | [`family_tolerance`](crate::family_tolerance) | of every other member of the family: derived there      |
 //! | [`HALF_INPUT`], [`WIDE_VOCABULARY`] | what the design promises for f16 and bf16 input, and for f32 at 256 k ids  |
 //! | [`GOLDEN_VALUE`], [`GOLDEN_GRADIENT`] | what the issue promises against another implementation                   |
 //!
@@ -57,7 +58,7 @@ pub struct Rounding {
     /// `L₁`.
     log_near_one: f64,
     /// `D`.
-    division: f64,
+    pub division: f64,
     /// Rounding of a subnormal number, or the smallest normal one where the device may make subnormals 0.
     pub tiny: f64,
 }
@@ -94,7 +95,12 @@ impl Rounding {
         }
     }
 
-    fn bound(self, units: f64) -> f64 {
+    /// `K` of [`family_tolerance`](crate::family_tolerance), in units.
+    pub fn evaluation(self, z: f64) -> f64 {
+        16.0 + 2.0 * self.exp_at_zero + self.exp_per_unit * z.abs().min(90.0) + 3.0 * self.division + self.log
+    }
+
+    pub fn bound(self, units: f64) -> f64 {
         let sides = if self.unit < 1e-9 { 2.0 } else { 1.0 };
         sides * units * self.unit * SECOND_ORDER
     }

@@ -1,0 +1,77 @@
+//! The reward margin `z`: what every loss of a difference is a function of.
+
+use burn_tensor::Tensor;
+
+use super::{FDivergence, divergence::ScoreDifference};
+use crate::{
+    PairLogProbs, Result,
+    numerics::finite,
+    ops::closed_form,
+    pairs::{Sides, compare},
+};
+
+/// `z = scale · (s(a) − s(b))`, and what it was made of. The scale is β, or 1 where a loss reads its parameter otherwise.
+pub(super) struct Margin {
+    z: Tensor<1>,
+    scale: f64,
+    policy: Sides,
+    chosen_factors: Vec<Tensor<1>>,
+    rejected_factors: Vec<Tensor<1>>,
+}
+
+/// The margin of summed log-ratios.
+pub(super) fn margin(
+    policy: &PairLogProbs,
+    reference: &PairLogProbs,
+    scale: f64,
+    divergence: FDivergence,
+) -> Result<Margin> {
+    let pairs = compare(policy, reference)?;
+    Ok(Margin::new(pairs.policy, divergence.difference(pairs.log_ratio), scale))
+}
+
+/// The margin of log-ratios per token.
+pub(super) fn margin_per_token(
+    policy: &PairLogProbs,
+    reference: &PairLogProbs,
+    scale: f64,
+    divergence: FDivergence,
+) -> Result<Margin> {
+    let pairs = compare(policy, reference)?;
+    Ok(Margin::new(pairs.policy, divergence.difference_per_token(pairs.log_ratio, policy), scale))
+}
+
+impl Margin {
+    pub fn new(policy: Sides, scores: ScoreDifference, scale: f64) -> Self {
+        let ScoreDifference { value, chosen_factors, rejected_factors } = scores;
+        Self { z: value * scale, scale, policy, chosen_factors, rejected_factors }
+    }
+
+    /// `z`, without a graph; ±∞ where it is beyond the format.
+    pub fn z(&self) -> Tensor<1> {
+        self.z.clone()
+    }
+
+    /// `z`, held at the format's largest number: for losses in which it meets a factor that may be 0.
+    pub fn finite_z(&self) -> Tensor<1> {
+        finite(self.z.clone())
+    }
+
+    /// The loss with that value, whose derivative in `z` is `slope`.
+    pub fn loss(self, value: Tensor<1>, slope: Tensor<1>) -> Tensor<1> {
+        let partial = |factors: Vec<Tensor<1>>| {
+            if factors.is_empty() {
+                return slope.clone() * self.scale;
+            }
+            // a slope of ∞ and a factor of 0 are both too far for the format, not undefined
+            factors.into_iter().fold(finite(slope.clone()), |slope, factor| slope * factor) * self.scale
+        };
+        closed_form(
+            value,
+            [
+                (self.policy.chosen, partial(self.chosen_factors)),
+                (self.policy.rejected, partial(self.rejected_factors).neg()),
+            ],
+        )
+    }
+}

@@ -1,0 +1,108 @@
+//! Losses of log-probs per token, without a reference: SimPO and AlphaPO.
+
+use burn_tensor::Tensor;
+
+use super::{
+    Alpha, Beta, TargetMargin,
+    divergence::{ScoreDifference, alphapo_difference},
+    margin::Margin,
+};
+use crate::{
+    PairLogProbs, Result,
+    numerics::{sigmoid, softplus},
+    pairs::alone,
+};
+
+/// SimPO: the log-prob per token is the reward, and should be better by `γ`. One loss per pair.
+///
+/// ```text
+/// ℓ = −log σ(β (log π(chosen)/n − log π(rejected)/m) − γ)
+/// ```
+///
+/// There is no reference. β is 2 to 10, `γ/β` 0.3 to 1.6. TRL writes the target as `γ` too, the paper as `γ`, some code as
+/// `γ/β`.
+///
+/// # Example
+/// ```
+/// use approx::assert_abs_diff_eq;
+/// use burn_dpo::{Beta, PairLogProbs, TargetMargin, simpo_loss};
+/// use burn::tensor::Device;
+///
+/// let device = Device::default();
+/// let policy = PairLogProbs::from_host(&[(-9.0, 4)], &[(-8.0, 4)], &device)?;
+///
+/// let loss = simpo_loss(&policy, Beta::new(2.0)?, TargetMargin::new(-0.5)?)?;
+/// assert_abs_diff_eq!(loss.into_scalar::<f32>(), 0.693_147_2, epsilon = 1e-6);
+/// # Ok::<(), burn_dpo::Error>(())
+/// ```
+///
+/// # Edge cases
+/// A completion without counted tokens has 0 for its log-prob per token, in the value and in the gradient.
+///
+/// # Errors
+/// None at present: the type allows for what may be asked later.
+///
+/// # Source
+/// Meng et al. 2024, eq. 6 (arXiv:2405.14734).
+pub fn simpo_loss(policy: &PairLogProbs, beta: Beta, gamma: TargetMargin) -> Result<Tensor<1>> {
+    alphapo_loss(policy, beta, Alpha::ZERO, gamma)
+}
+
+/// AlphaPO: SimPO with a bent reward. One loss per pair.
+///
+/// ```text
+/// ℓ = −log σ(β (ρ(log π(chosen)/n) − ρ(log π(rejected)/m)) − γ),   ρ(x) = (1 − e^(−αx))/α
+/// ```
+///
+/// There is no reference. `α = 0` is SimPO, exactly; the paper's best lie between −0.25 and 0.25.
+///
+/// # Example
+/// ```
+/// use approx::assert_abs_diff_eq;
+/// use burn_dpo::{Alpha, Beta, PairLogProbs, TargetMargin, alphapo_loss};
+/// use burn::tensor::Device;
+///
+/// let device = Device::default();
+/// let policy = PairLogProbs::from_host(&[(-9.0, 4)], &[(-8.0, 4)], &device)?;
+///
+/// let loss = alphapo_loss(&policy, Beta::new(2.0)?, Alpha::new(0.25)?, TargetMargin::new(0.5)?)?;
+/// assert_abs_diff_eq!(loss.into_scalar::<f32>(), 1.580_475_9, epsilon = 1e-6);
+/// # Ok::<(), burn_dpo::Error>(())
+/// ```
+///
+/// # Numerics
+/// The difference of the two rewards is computed from that of the log-probs, exact for small α, and no `∞ − ∞` where both
+/// rewards are beyond the format.
+///
+/// # Edge cases
+/// A completion without counted tokens has 0 for its log-prob per token, in the value and in the gradient.
+///
+/// # Errors
+/// None at present: the type allows for what may be asked later.
+///
+/// # Source
+/// Gupta et al. 2025, eq. 8 (arXiv:2501.03884); `cpo_trainer` with `loss_type="alphapo"` in TRL.
+pub fn alphapo_loss(policy: &PairLogProbs, beta: Beta, alpha: Alpha, gamma: TargetMargin) -> Result<Tensor<1>> {
+    let margin = margin_of_means(policy, beta, alpha);
+    let against = (margin.z() - gamma.get()).neg();
+    let slope = sigmoid(against.clone()).neg();
+    Ok(margin.loss(softplus(against), slope))
+}
+
+/// `β (ρ(mean chosen) − ρ(mean rejected))`.
+fn margin_of_means(policy: &PairLogProbs, beta: Beta, alpha: Alpha) -> Margin {
+    let sums = alone(policy);
+    let inverse = policy.inverse_token_counts(&sums.chosen);
+    let mean = |sum: &Tensor<1>, inverse: &Tensor<1>| {
+        let empty = inverse.clone().equal_elem(0.0);
+        (sum.clone().without_autodiff() * inverse.clone()).mask_fill(empty, 0.0)
+    };
+    let means = crate::pairs::Sides {
+        chosen: mean(&sums.chosen, &inverse.chosen),
+        rejected: mean(&sums.rejected, &inverse.rejected),
+    };
+    let mut rewards: ScoreDifference = alphapo_difference(means, alpha);
+    rewards.chosen_factors.push(inverse.chosen);
+    rewards.rejected_factors.push(inverse.rejected);
+    Margin::new(sums, rewards, beta.get())
+}
