@@ -4,7 +4,7 @@ use super::{
     LossAndGradient, Pair, SequencePair,
     divergence::Score,
     margin::{Margin, per_token},
-    scalar::{log1mexp, softplus},
+    scalar::{Scaled, log1mexp, sigmoid, softplus},
 };
 
 /// `−log σ(β(c/n_c − r/n_r) − γ)`: SimPO, Meng et al. 2024 (arXiv:2405.14734).
@@ -38,8 +38,8 @@ pub fn orpo_loss(policy: SequencePair) -> LossAndGradient {
     let below_certainty = |mean: f64| if mean > MOST_CERTAIN { MOST_CERTAIN } else { mean };
     let (chosen, rejected) = (below_certainty(means.chosen), below_certainty(means.rejected));
     let y = (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected));
-    // one exponential: σ(−y) may be out of range where the quotient is not
-    let slope = |mean: f64| (-softplus(y) - log1mexp(mean)).exp();
+    // σ(−y) = σ(|y|)·e^−max(y, 0), which may be out of range where the quotient is not
+    let slope = |mean: f64| Scaled::new(sigmoid(y.abs()) / -mean.exp_m1(), -y.max(0.0)).value();
     LossAndGradient {
         value: softplus(-y),
         gradient: Pair {

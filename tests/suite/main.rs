@@ -10,6 +10,7 @@
 //! | `metrics`   | definitions, merging, text form                                                   |
 //! | `errors`    | what is refused, and in which words                                               |
 //! | `reference` | the f64 reference against itself                                                  |
+//! | `reference_losses` | its losses: as printed and stable, laws, the ends of the number range     |
 //!
 //! `devices` is the table of devices, `tolerance` the table of accuracy bounds, `generators` makes inputs of the kinds in
 //! `batch` and `pairs`, `host` moves numbers. A few cases by default; `BURN_DPO_CASES=1000 cargo test --test suite` goes deeper.
@@ -29,4 +30,5 @@ mod metrics;
 mod numerics;
 mod pairs;
 mod reference;
+mod reference_losses;
 mod tolerance;
