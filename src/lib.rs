@@ -103,7 +103,9 @@ mod rewards;
 
 pub use completions::Completions;
 pub use error::{Error, Result};
-pub use log_probs::{SequenceLogProbs, TokenLogProbs, token_log_probs};
+pub use log_probs::{
+    SequenceLogProbs, SequenceStatistics, TokenLogProbs, TokenStatistics, token_log_probs, token_statistics,
+};
 pub use loss::{
     Alpha, Beta, ExoSmoothing, FlipRate, LabelSmoothing, LdAlpha, TargetMargin, Temperature, Weight, dpo_loss,
 };

@@ -27,7 +27,7 @@ pub(crate) fn sigmoid(x: Tensor<1>) -> Tensor<1> {
 ///
 /// The series `s + s³/3 + s⁵/5 + …` is cut where its next term is below the format's rounding: after 8 terms for f32
 /// (9⁻⁸/17 = 1.4e-9), after 17 for f64 (9⁻¹⁷/35 = 1.7e-18).
-fn log1p_of_at_most_one(e: Tensor<1>) -> Tensor<1> {
+pub(crate) fn log1p_of_at_most_one(e: Tensor<1>) -> Tensor<1> {
     let terms = if e.dtype() == DType::F64 { 17 } else { 8 };
     let s = e.clone() / (e + 2.0);
     let square = s.clone() * s.clone();

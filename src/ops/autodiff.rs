@@ -52,9 +52,14 @@ impl<B: Backend> Backward<B, 1> for WithZeroGradient {
 }
 
 /// `derivative · upstream`, and exactly 0 where `upstream` is: a pair that the caller left out must not bring its NaN.
+///
+/// Where each upstream number belongs to a row of derivatives, `[rows, 1]` to `[rows, n]`, it is spread over it.
 fn scaled<B: Backend>(derivative: FloatTensor<B>, upstream: FloatTensor<B>) -> FloatTensor<B> {
     let bool_dtype = burn::backend::get_or_init_device_settings::<B>(&upstream.device()).bool_dtype;
-    let unused = B::float_equal_elem(upstream.clone(), 0f32.into(), bool_dtype);
+    let mut unused = B::float_equal_elem(upstream.clone(), 0f32.into(), bool_dtype);
+    if upstream.shape() != derivative.shape() {
+        unused = B::bool_expand(unused, derivative.shape());
+    }
     B::float_mask_fill(B::float_mul(derivative, upstream), unused, 0f32.into())
 }
 

@@ -9,8 +9,8 @@
 mod autodiff;
 mod precision;
 
-use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
-use burn_tensor::Tensor;
+use burn::backend::{Backend, Dispatch, backend_extension, ops::FloatTensorOps, tensor::FloatTensor};
+use burn_tensor::{Int, IntDType, Tensor};
 
 pub(crate) use precision::{arithmetic_dtype, check_float, check_int, check_same_device, to_arithmetic_dtype};
 
@@ -58,9 +58,13 @@ impl PreferenceOps for burn_cubecl::CubeBackend {}
 /// A function known by its value and its partial derivatives: `value`, whose derivative in each `input` is the
 /// `gradient` beside it.
 ///
-/// `value` and the gradients are `[n]` and carry no gradient themselves; an input that is not tracked costs nothing.
+/// `value` and the gradients have one shape and carry no gradient themselves; an input that is not tracked costs nothing.
+/// A `value` of `[rows, 1]` may stand beside inputs and gradients of `[rows, n]`: one function of each row.
 /// Where the incoming gradient is exactly 0 the outgoing one is 0, whatever `gradient` holds there.
-pub(crate) fn closed_form<const N: usize>(value: Tensor<1>, partials: [(Tensor<1>, Tensor<1>); N]) -> Tensor<1> {
+pub(crate) fn closed_form<const D: usize, const N: usize>(
+    value: Tensor<D>,
+    partials: [(Tensor<D>, Tensor<D>); N],
+) -> Tensor<D> {
     partials.into_iter().fold(value, |value, (input, gradient)| {
         if !input.is_tracked() {
             return value;
@@ -83,4 +87,11 @@ pub(crate) fn independent_of<const D: usize, const E: usize>(value: Tensor<D>, i
         return value;
     }
     Tensor::from_dispatch(Dispatch::with_zero_gradient(value.into_dispatch(), input.clone().into_dispatch()))
+}
+
+/// The index of the largest entry of each row, `[rows, 1]`: the first of equals, and the first NaN if there is one.
+///
+/// As 32-bit integers: burn's own `argmax` gives the device's default ones, which may be too narrow to count a vocabulary.
+pub(crate) fn argmax(rows: Tensor<2>) -> Tensor<2, Int> {
+    Tensor::from_dispatch(Dispatch::float_argmax(rows.into_dispatch(), 1, IntDType::I32))
 }
