@@ -43,8 +43,9 @@ impl TokenLogProbs {
     /// ```
     ///
     /// # Edge cases
-    /// `α = 0` leaves the tokens beyond `ℓ` out, so that not even NaN is seen there, nor gets a gradient; any other `α`
-    /// scales what there is. Beside an empty completion all of the other is beyond.
+    /// `α = 0` leaves the tokens beyond `ℓ` out, so that the sum does not see NaN there (the gradient of logits that are
+    /// NaN is NaN all the same); any other `α` scales what there is. Beside an empty completion all of the other is
+    /// beyond.
     ///
     /// # Errors
     /// [`Error::OddSequences`](crate::Error::OddSequences) if the sequences cannot be halved.

@@ -36,14 +36,15 @@ pub fn token_entropy(logits: &[f64]) -> f64 {
     log_probs.iter().map(surprise).sum()
 }
 
-/// `∂H/∂z_v = −p_v (log p_v + H)`, 0 where `p_v = 0`.
+/// `∂H/∂z_v = −p_v (log p_v + H) = −p_v (s_v − Σ_u p_u s_u)`, 0 where `p_v = 0`.
+///
+/// `s_v = z_v − max z`, so that `log p_v = s_v − log Σ exp s`: the logarithm cancels against the one in `H`.
 pub fn token_entropy_gradient(logits: &[f64]) -> Vec<f64> {
-    let entropy = token_entropy(logits);
-    let partial = |log_prob: f64| match log_prob {
-        f64::NEG_INFINITY => 0.0,
-        _ => -log_prob.exp() * (log_prob + entropy),
-    };
-    log_softmax(logits).into_iter().map(partial).collect()
+    let max = largest(logits);
+    let weighted = |log_prob: f64, s: f64| if log_prob == f64::NEG_INFINITY { 0.0 } else { log_prob.exp() * s };
+    let log_probs = log_softmax(logits);
+    let mean: f64 = logits.iter().zip(&log_probs).map(|(logit, &log_prob)| weighted(log_prob, logit - max)).sum();
+    logits.iter().zip(&log_probs).map(|(logit, &log_prob)| -weighted(log_prob, (logit - max) - mean)).collect()
 }
 
 /// `log Σ_v p_v² = log Σ_v exp 2z_v − 2 log Σ_v exp z_v`.
