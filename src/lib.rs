@@ -105,7 +105,9 @@ mod weights;
 
 pub use completions::Completions;
 pub use error::{Error, Result};
-pub use log_probs::{SequenceLogProbs, TokenLogProbs, token_log_probs};
+pub use log_probs::{
+    SequenceLogProbs, SequenceStatistics, TokenLogProbs, TokenStatistics, token_log_probs, token_statistics,
+};
 pub use loss::*;
 pub use metrics::PreferenceMetrics;
 pub use pairs::PairLogProbs;

@@ -1,6 +1,6 @@
 //! What a causal model's logits say of each completion token.
 
-use burn_tensor::{Bool, DType, IntDType, Tensor, s};
+use burn_tensor::{Bool, DType, Int, IntDType, Tensor, kind::Basic, s};
 
 use super::SequenceLogProbs;
 use crate::{
@@ -60,6 +60,40 @@ use crate::{
 /// # Source
 /// The softmax likelihood of an autoregressive model; the same quantity as `selective_log_softmax` in TRL.
 pub fn token_log_probs(logits: Tensor<3>, completions: &Completions) -> Result<TokenLogProbs> {
+    Ok(match select(logits, completions)? {
+        Selected::Nothing(log_probs) => log_probs,
+        Selected::Rows { logits, rows } => rows.log_probs(softmax(logits)),
+    })
+}
+
+/// What is left of a batch when everything uncounted is out of sight.
+pub(super) enum Selected {
+    /// Nothing to predict: empty log-probs, in the graph of the logits.
+    Nothing(TokenLogProbs),
+    /// One row per position.
+    Rows {
+        /// `[rows, vocab]`, in the format that is computed in and in the caller's graph; all 0 where nothing is counted.
+        logits: Tensor<2>,
+        rows: Rows,
+    },
+}
+
+/// What each row predicts.
+pub(super) struct Rows {
+    /// The token, `[rows, 1]`; 0 where none is counted or it is outside the vocabulary.
+    pub(super) ids: Tensor<2, Int>,
+    /// A counted token outside the vocabulary, `[rows, 1]`.
+    pub(super) out_of_range: Tensor<2, Bool>,
+    /// `[rows, 1]`.
+    pub(super) uncounted: Tensor<2, Bool>,
+    /// `[sequences, time]`.
+    counted: Tensor<2, Bool>,
+}
+
+/// Checks that logits and completions fit, and makes what is not counted invisible.
+///
+/// Uncounted rows leave before anything is computed from them: a NaN times 0 would still be NaN in the gradient.
+pub(super) fn select(logits: Tensor<3>, completions: &Completions) -> Result<Selected> {
     let [sequences, time, vocab] = logits.dims();
     if [sequences, time] != completions.dims() {
         let [expected_sequences, expected_time] = completions.dims();
@@ -79,7 +113,7 @@ pub fn token_log_probs(logits: Tensor<3>, completions: &Completions) -> Result<T
     if sequences * predicted == 0 {
         let nothing = Tensor::zeros([sequences, predicted], (&completions.device(), arithmetic_dtype(logits.dtype())));
         let counted = completions.mask().slice(s![.., 0..predicted]);
-        return Ok(TokenLogProbs { values: independent_of(nothing, &logits), counted });
+        return Ok(Selected::Nothing(TokenLogProbs { values: independent_of(nothing, &logits), counted }));
     }
 
     let NextTokens { ids, counted } = completions.next_tokens();
@@ -89,26 +123,48 @@ pub fn token_log_probs(logits: Tensor<3>, completions: &Completions) -> Result<T
     let out_of_range = ids.clone().lower_elem(0).bool_or(ids.clone().greater_equal_elem(vocab as i64));
     let out_of_range = out_of_range.bool_and(uncounted.clone().bool_not());
     let ids = ids.mask_fill(uncounted.clone().bool_or(out_of_range.clone()), 0);
-
-    // Uncounted rows leave before anything is computed from them: a NaN times 0 would still be NaN in the gradient.
     let logits =
         to_arithmetic_dtype(logits).reshape([rows, vocab]).mask_fill(uncounted.clone().expand([rows, vocab]), 0.0);
-    let max = finite_or_zero_max(&logits);
-    let shifted = logits - max;
-    let log_sum = row_sums(shifted.clone().exp()).log();
-    let ones = log_sum.clone().without_autodiff().ones_like();
-    let log_probs = (shifted.gather(1, ids) - log_sum)
-        // by multiplication, so that NaN is in the gradient as well
-        .mul(ones.mask_fill(out_of_range, f64::NAN))
-        .mask_fill(uncounted, 0.0)
-        .reshape([sequences, time]);
-
-    Ok(TokenLogProbs { values: log_probs.slice(s![.., 0..predicted]), counted: counted.slice(s![.., 0..predicted]) })
+    Ok(Selected::Rows { logits, rows: Rows { ids, out_of_range, uncounted, counted } })
 }
 
-/// The largest entry of each row, as a constant; 0 for a row of nothing but −inf, where any other would give `inf − inf`.
-fn finite_or_zero_max(logits: &Tensor<2>) -> Tensor<2> {
+/// Each row's softmax before it is normalised.
+pub(super) struct Softmax {
+    /// `m`, the largest logit, `[rows, 1]`, a constant; it may be infinite or NaN.
+    pub(super) max: Tensor<2>,
+    /// `z − m`, `[rows, vocab]`.
+    pub(super) shifted: Tensor<2>,
+    /// `exp(z − m)`, `[rows, vocab]`.
+    pub(super) exp: Tensor<2>,
+}
+
+pub(super) fn softmax(logits: Tensor<2>) -> Softmax {
     let max = logits.clone().without_autodiff().max_dim(1);
+    let shifted = logits - finite_or_zero(max.clone());
+    Softmax { exp: shifted.clone().exp(), shifted, max }
+}
+
+impl Rows {
+    /// `log p = (z_y − m) − log Σ_v exp(z_v − m)`.
+    pub(super) fn log_probs(&self, Softmax { shifted, exp, .. }: Softmax) -> TokenLogProbs {
+        let log_sum = row_sums(exp).log();
+        let ones = log_sum.clone().without_autodiff().ones_like();
+        let log_probs = (shifted.gather(1, self.ids.clone()) - log_sum)
+            // by multiplication, so that NaN is in the gradient as well
+            .mul(ones.mask_fill(self.out_of_range.clone(), f64::NAN))
+            .mask_fill(self.uncounted.clone(), 0.0);
+        TokenLogProbs { values: self.predictions(log_probs), counted: self.predictions(self.counted.clone()) }
+    }
+
+    /// One per row, or per position, as one per prediction, `[sequences, time − 1]`: the last position predicts nothing.
+    pub(super) fn predictions<K: Basic>(&self, rows: Tensor<2, K>) -> Tensor<2, K> {
+        let [sequences, time] = self.counted.dims();
+        rows.reshape([sequences, time]).slice(s![.., 0..time - 1])
+    }
+}
+
+/// The largest entry of each row; 0 for a row of nothing but −inf, where any other would give `inf − inf`.
+fn finite_or_zero(max: Tensor<2>) -> Tensor<2> {
     let lowest = if max.dtype() == DType::F64 { f64::MIN } else { f32::MIN as f64 };
     let all_infinite = max.clone().lower_elem(lowest);
     max.mask_fill(all_infinite, 0.0)
@@ -126,7 +182,7 @@ fn row_sums(terms: Tensor<2>) -> Tensor<2> {
 /// The sum of each row, `[rows, 1]`, block by block and then over the blocks.
 ///
 /// Added one after the other, 256 k terms lose up to 2e-4 of their sum; in three times 64, at most 192 roundings, 1e-5.
-fn sum_in_blocks(terms: Tensor<2>) -> Tensor<2> {
+pub(super) fn sum_in_blocks(terms: Tensor<2>) -> Tensor<2> {
     const BLOCK: usize = 64;
     let [rows, length] = terms.dims();
     let (blocks, rest) = (length / BLOCK, length % BLOCK);
@@ -151,8 +207,8 @@ fn sum_in_blocks(terms: Tensor<2>) -> Tensor<2> {
 /// Column `t` is the log-prob of token `t + 1`.
 #[derive(Debug, Clone)]
 pub struct TokenLogProbs {
-    values: Tensor<2>,
-    counted: Tensor<2, Bool>,
+    pub(super) values: Tensor<2>,
+    pub(super) counted: Tensor<2, Bool>,
 }
 
 impl TokenLogProbs {
@@ -181,19 +237,25 @@ impl TokenLogProbs {
             let sum = independent_of(Tensor::zeros([sequences], (&device, dtype)), &self.values);
             return SequenceLogProbs { sum, token_count: Tensor::zeros([sequences], &device) };
         }
-        let whole = eighths(self.values.clone().without_autodiff());
-        let rest = self.values.clone() - whole.clone();
-        SequenceLogProbs {
-            sum: (row_sums(rest) + whole.sum_dim(1)).squeeze_dim(1),
-            // not the device's default integer, which may be as narrow as its user likes
-            token_count: self.counted.clone().int().cast(IntDType::I32).sum_dim(1).squeeze_dim(1),
-        }
+        SequenceLogProbs { sum: accurate_sums(self.values.clone()), token_count: count(self.counted.clone()) }
     }
 
     /// The same numbers, cut off from the graph that made them.
     pub fn detach(self) -> Self {
         Self { values: self.values.detach(), counted: self.counted }
     }
+}
+
+/// The sum of each row, `[rows]`, rounded about once, however long the row.
+pub(super) fn accurate_sums(values: Tensor<2>) -> Tensor<1> {
+    let whole = eighths(values.clone().without_autodiff());
+    let rest = values - whole.clone();
+    (row_sums(rest) + whole.sum_dim(1)).squeeze_dim(1)
+}
+
+/// How many of each row are true, `[rows]`, in 32 bits: the device's default integer may be as narrow as its user likes.
+pub(super) fn count(flags: Tensor<2, Bool>) -> Tensor<1, Int> {
+    flags.int().cast(IntDType::I32).sum_dim(1).squeeze_dim(1)
 }
 
 /// The multiple of 1/8 nearest to each value; 0 where there is none.

@@ -30,6 +30,7 @@ mod sft;
 mod sigmoid_norm;
 mod simpo;
 mod sppo;
+mod trl;
 mod unpaired;
 
 pub use annotated::{PairAnnotations, annotated_dpo_loss};
@@ -57,4 +58,5 @@ pub use sft::{nll_loss, sft_loss};
 pub use sigmoid_norm::sigmoid_norm_loss;
 pub use simpo::{alphapo_loss, simpo_loss};
 pub use sppo::sppo_hard_loss;
+pub use trl::{Objective, OneOrMany, TrlConfig};
 pub use unpaired::{bco_loss, kl_estimate, kto_loss};

@@ -9,8 +9,8 @@
 mod autodiff;
 mod precision;
 
-use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
-use burn_tensor::Tensor;
+use burn::backend::{Backend, Dispatch, backend_extension, ops::FloatTensorOps, tensor::FloatTensor};
+use burn_tensor::{Int, IntDType, Tensor};
 
 pub(crate) use precision::{arithmetic_dtype, check_float, check_int, check_same_device, to_arithmetic_dtype};
 
@@ -87,4 +87,11 @@ pub(crate) fn independent_of<const D: usize, const E: usize>(value: Tensor<D>, i
         return value;
     }
     Tensor::from_dispatch(Dispatch::with_zero_gradient(value.into_dispatch(), input.clone().into_dispatch()))
+}
+
+/// The index of the largest entry of each row, `[rows, 1]`: the first of equals, and the first NaN if there is one.
+///
+/// As 32-bit integers: burn's own `argmax` gives the device's default ones, which may be too narrow to count a vocabulary.
+pub(crate) fn argmax(rows: Tensor<2>) -> Tensor<2, Int> {
+    Tensor::from_dispatch(Dispatch::float_argmax(rows.into_dispatch(), 1, IntDType::I32))
 }

@@ -16,6 +16,11 @@
 //! | `log p(token)` from one position's logits  | [`token_log_prob`]                    | [`token_log_prob_gradient`]         |
 //! | log-probs of all counted tokens            | [`token_log_probs`]                   | [`token_log_probs_gradient`]        |
 //! | sum, count and mean per sequence           | [`sequence_log_probs`]                | 1, and 1/count, at counted tokens   |
+//! | entropy of one position's distribution     | [`token_entropy`]                     | [`token_entropy_gradient`]          |
+//! | `log Σ p²`, mean logit, argmax             | [`log_sum_sq_probs`], [`mean_logit`], [`is_argmax`] | none: a measurement   |
+//! | the same of all counted tokens             | [`token_statistics`]                  | [`token_entropies_gradient`]        |
+//! | LD-DPO's sums of one pair                  | [`length_desensitized_sums`]          | 1, and α beyond the shorter one     |
+//! | WPO's weight of one pair                   | [`wpo_weight`]                        | none: a constant                    |
 //! | losses                                     | below                                 | in the same result                  |
 //! | implicit rewards of one pair               | [`implicit_rewards`]                  | none: a measurement                 |
 //! | metrics over pairs                         | [`preference_metrics`]                | none: a measurement                 |
@@ -92,8 +97,9 @@ pub use dpo::{dpo_loss, f_dpo_loss, implicit_rewards};
 pub use labels::{cdpo_loss, exo_pair_loss, robust_loss, soft_dpo_loss};
 pub use likelihood::{nll_loss, sft_loss};
 pub use log_probs::{
-    SequenceLogProb, TokenRows, sequence_log_probs, token_log_prob, token_log_prob_gradient, token_log_probs,
-    token_log_probs_gradient,
+    SequenceLogProb, TokenRows, TokenStatistic, is_argmax, length_desensitized_sums, log_sum_sq_probs, mean_logit,
+    sequence_log_probs, token_entropies_gradient, token_entropy, token_entropy_gradient, token_log_prob,
+    token_log_prob_gradient, token_log_probs, token_log_probs_gradient, token_statistics, wpo_weight,
 };
 pub use metrics::{MeasuredPair, Metrics, preference_metrics};
 pub use plackett_luce::plackett_luce_loss;

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fs::File, io::BufReader, path::PathBuf};
 
 use burn::tensor::{DType, Device, Tensor};
-use burn_dpo::{PreferenceMetrics, dpo_loss, token_log_probs};
+use burn_dpo::{PreferenceMetrics, dpo_loss, token_log_probs, token_statistics};
 use proptest::{prelude::*, test_runner::TestCaseResult};
 use serde::Deserialize;
 use serde_json::Value;
@@ -35,6 +35,8 @@ struct Case {
     reference_weight: Vec<Vec<f64>>,
     token_log_probs: Vec<Vec<f64>>,
     reference_token_log_probs: Vec<Vec<f64>>,
+    entropy: Vec<Vec<f64>>,
+    log_sum_sq_probs: Vec<Vec<f64>>,
     runs: Vec<Run>,
 }
 
@@ -174,6 +176,11 @@ impl Case {
         let reference = token_log_probs(reference.logits(), &completions).unwrap();
         worst.expect("token log-probs", &numbers(&reference.values()), &self.reference_token_log_probs.concat())?;
         let reference = reference.sequences();
+
+        let policy = Head::new(&self.policy_hidden, &self.policy_weight, &on.device);
+        let statistics = token_statistics(policy.logits(), &completions).unwrap();
+        worst.expect("entropies", &numbers(&statistics.entropy()), &self.entropy.concat())?;
+        worst.expect("log Σ p²", &numbers(&statistics.log_sum_sq_probs()), &self.log_sum_sq_probs.concat())?;
 
         let mut checked = 0;
         for run in &self.runs {

@@ -4,6 +4,7 @@
 //! |-------------|----------------------------------------------------------------------------------|
 //! | `laws`      | sentences of mathematics about log-probs, the loss, rewards                       |
 //! | `contracts` | what holds for masks, junk, ids, number formats, gradients and the reference model |
+//! | `statistics` | entropy and its kin, LD-DPO's sums, WPO's weights                              |
 //! | `numerics`  | accuracy over the whole range of the loss, long sequences and large vocabularies  |
 //! | `gradients` | against the f64 reference and against finite differences                         |
 //! | `golden`    | against another implementation                                                    |
@@ -31,4 +32,5 @@ mod numerics;
 mod pairs;
 mod reference;
 mod reference_losses;
+mod statistics;
 mod tolerance;

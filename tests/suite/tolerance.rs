@@ -11,6 +11,9 @@
 //! | [`token_gradient`]          | `(2·E(0) + (E′ + u)·(ln V + 1) + u·(V + 3) + 2·D) · |upstream|`                    |
 //! | [`sequence_sum`]            | the tokens' bounds, and `u·(|Σ| + n²/16)`                                          |
 //! | [`sequence_mean`]           | `D·|mean|`, for the sum that there is                                              |
+//! | [`entropy`], [`log_sum_sq_probs`], [`entropy_gradient`] | of the moments of `d = z_max − z` under `p`; see there |
+//! | [`mean_logit`]              | `u·(V + 1)·mean|z|`                                                                |
+//! | [`wpo_weight`]              | `w·(expm1 δ + E(ln w))`, for an exponent within `δ`                                |
 //! | [`dpo_margin`]              | `δz = u·β·(|a| + |b| + |Δ|) + 2u·|z|` for log-ratios `a`, `b`, `Δ = a − b`; and `β` times the error of `Δ` |
 //! | [`dpo_value`]               | `min(δz, ℓ·expm1 δz) + ℓ·(1.09·(E(z) + D + u) + 4u) + 4·tiny`                      |
 //! | [`dpo_slope`]               | `|slope|·(expm1(δz·σ(z + δz)) + E(z) + D + 3u) + 4·(1 + β)·tiny`                   |
@@ -33,6 +36,11 @@ pub const HALF_INPUT: f64 = 2e-6;
 /// Per token: f32 logits over a vocabulary of 256 k = 64³, added up in three levels of 64. Equal terms, the worst case,
 /// lose half a unit per addition, 96 in all (5.7e-6), beside 2 for each of at most 25 nats of `|log p|` (3e-6).
 pub const WIDE_VOCABULARY: f64 = 1e-5;
+
+/// Relative: entropy, `log Σ p²` and, near certainty, the norm of the entropy's gradient, for 32 k ids at most 75 below the
+/// largest. On a GPU `exp(−75)` errs by 306 units of rounding and the subtraction before it makes 75 more; a sum in three
+/// levels of 64 adds 192, the rest a few dozen: 630 units, 3.8e-5, and the second order of what each of them is the most.
+pub const NEAR_CERTAINTY: f64 = 4e-5;
 
 /// Relative: f32 against the golden values. Theirs are f64; ours err by `u·|Σ| ≈ 1e-5` nats in a log-prob of −170, and
 /// by `β` times that in a reward.
@@ -226,4 +234,114 @@ pub fn reward(rounding: Rounding, reward: f64) -> f64 {
 /// 0 may not be off at all by a relative error, however large.
 fn relative(value: f64, error: f64) -> f64 {
     if value == 0.0 { 0.0 } else { value.abs() * error }
+}
+
+/// One position's exact distribution: `p_v`, and `d_v = z_max − z_v ≥ 0`.
+#[derive(Debug, Clone)]
+pub struct Distribution {
+    probs: Vec<f64>,
+    depths: Vec<f64>,
+}
+
+impl Distribution {
+    /// Of logits in f64. All NaN if there is no distribution.
+    pub fn of(logits: &[f64]) -> Self {
+        let nan = logits.iter().any(|z| z.is_nan());
+        let max = if nan { f64::NAN } else { logits.iter().copied().fold(f64::NEG_INFINITY, f64::max) };
+        let depths: Vec<f64> = logits.iter().map(|z| max - z).collect();
+        let sum: f64 = depths.iter().map(|d| (-d).exp()).sum();
+        Self { probs: depths.iter().map(|d| (-d).exp() / sum).collect(), depths }
+    }
+
+    /// `Σ w_v d_v^power / Σ w_v`. Where `d` is infinite `w` is 0.
+    fn moment(&self, power: i32, weight: impl Fn(f64) -> f64) -> f64 {
+        let term = |(&p, &d): (&f64, &f64)| if d == f64::INFINITY { 0.0 } else { weight(p) * d.powi(power) };
+        let total: f64 = self.probs.iter().map(|&p| weight(p)).sum();
+        self.probs.iter().zip(&self.depths).map(term).sum::<f64>() / total
+    }
+
+    fn vocab(&self) -> f64 {
+        self.probs.len() as f64
+    }
+
+    /// `ln Σ exp(−d)`: the largest probability is `1/Σ`.
+    fn log_sum(&self) -> f64 {
+        -self.probs.iter().copied().fold(0.0, f64::max).ln()
+    }
+
+    /// `ln Σ exp(−2d) = ln (Σ p² / p_max²)`.
+    fn log_sum_of_squares(&self) -> f64 {
+        self.probs.iter().map(|p| p * p).sum::<f64>().ln() + 2.0 * self.log_sum()
+    }
+}
+
+/// `ln(1 + R)`, relative: below `R = 1` the series, see [`dpo_value`], above it an addition and `ln`, which is at least `ln 2`.
+fn log1p(rounding: Rounding) -> f64 {
+    (1.09 * (rounding.division + 1.0) + 4.0).max(1.5 + rounding.log)
+}
+
+/// `ln S`, `S = 1 + R`, in units of rounding.
+///
+/// `e_v = exp(−d_v)` errs, relative, by `u·d_v`, which `exp` makes of the subtraction's rounding, and by `E(d_v)`. In `S`
+/// these weigh `p_v`, the constant part and at most `V + 1` additions only `R/S ≤ ln S`: the largest `e` is an exact 1.
+fn log_sum_units(rounding: Rounding, of: &Distribution) -> f64 {
+    (1.0 + rounding.exp_per_unit) * of.moment(1, |p| p)
+        + (rounding.exp_at_zero + of.vocab() + 1.0 + log1p(rounding)) * of.log_sum()
+}
+
+/// `Σ p_v d_v`, in units of rounding: each `e_v d_v` errs by what `e_v` does, `d_v` itself and a product; `V − 1`
+/// additions; a division by `S`, which is rounded once more.
+fn mean_depth_units(rounding: Rounding, of: &Distribution) -> f64 {
+    (1.0 + rounding.exp_per_unit) * of.moment(2, |p| p)
+        + (rounding.exp_at_zero + 2.0 + of.vocab() + rounding.division + log_sum_units(rounding, of))
+            * of.moment(1, |p| p)
+}
+
+/// What is lost where `exp` is subnormal, in a sum over the vocabulary of `e_v d_v`: `d` is then about 100 in f32, 750 in f64.
+fn lost(rounding: Rounding, of: &Distribution) -> f64 {
+    1000.0 * of.vocab() * rounding.tiny
+}
+
+/// `H = ln S + Σ p_v d_v`: both parts, and their addition. All of it is relative to moments of `d` that vanish with `H`.
+pub fn entropy(rounding: Rounding, of: &Distribution) -> f64 {
+    let entropy = of.log_sum() + of.moment(1, |p| p);
+    rounding.bound(log_sum_units(rounding, of) + mean_depth_units(rounding, of) + entropy) + lost(rounding, of)
+}
+
+/// `ln Σ e_v² − 2 ln S`: the squares err by twice what `e_v` does and a product, and weigh `p_v²`; one subtraction.
+pub fn log_sum_sq_probs(rounding: Rounding, of: &Distribution) -> f64 {
+    let squares = 2.0 * (1.0 + rounding.exp_per_unit) * of.moment(1, |p| p * p)
+        + (2.0 * rounding.exp_at_zero + 1.0 + of.vocab() + 1.0 + log1p(rounding)) * of.log_sum_of_squares();
+    let difference = 2.0 * of.log_sum() - of.log_sum_of_squares();
+    rounding.bound(squares + 2.0 * log_sum_units(rounding, of) + difference) + lost(rounding, of)
+}
+
+/// `upstream · p_v (d_v − D)`, `D = Σ p d`: `p_v` errs as `e_v`, `S` and a division do; `d_v` and `D` by their own errors;
+/// the difference and two products round.
+pub fn entropy_gradient(rounding: Rounding, of: &Distribution, v: usize, upstream: f64) -> f64 {
+    let (p, d) = (of.probs[v], of.depths[v]);
+    if p == 0.0 {
+        return upstream.abs() * lost(rounding, of) + rounding.tiny;
+    }
+    let difference = (d - of.moment(1, |p| p)).abs();
+    let of_p = (1.0 + rounding.exp_per_unit) * d
+        + rounding.exp_at_zero
+        + rounding.division
+        + log_sum_units(rounding, of)
+        + 4.0;
+    let units = p * (difference * of_p + d + mean_depth_units(rounding, of));
+    upstream.abs() * (rounding.bound(units) + lost(rounding, of)) + rounding.tiny
+}
+
+/// `Σ z_v (1/V)`: `1/V`, the products and `V − 1` additions round.
+pub fn mean_logit(rounding: Rounding, logits: &[f64]) -> f64 {
+    let vocab = logits.len() as f64;
+    let mean = logits.iter().map(|z| z.abs() / vocab).sum::<f64>();
+    rounding.bound((vocab + 1.0) * mean) + vocab * rounding.tiny
+}
+
+/// `exp` of an exponent that is off by `inexact`.
+pub fn wpo_weight(rounding: Rounding, weight: f64, inexact: f64) -> f64 {
+    let own = rounding.exp_at_zero + rounding.exp_per_unit * weight.ln().abs().min(1100.0);
+    relative(weight, inexact.exp_m1() + rounding.bound(own)) + rounding.tiny
 }
