@@ -56,9 +56,9 @@ pub fn discopop_loss(
     let modulated = modulated_exponential(z.clone(), scaled, tau);
 
     let loss = logistic.clone() * softplus_against.clone() + modulated.clone();
-    // m′ = m (1 − m)/τ, times what it weighs
-    let slope =
-        (modulated.clone() / tau - exponential * softplus_against / tau - sigmoid(z.neg())) * logistic - modulated;
+    // m′ = m (1 − m)/τ, times what it weighs; both terms with m e^(−z) together, as each may be ∞
+    let slope = modulated * (logistic.clone() / tau - 1.0)
+        - (exponential * softplus_against / tau + sigmoid(z.neg())) * logistic;
 
     Ok(margin.loss(loss, slope))
 }

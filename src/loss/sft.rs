@@ -1,6 +1,6 @@
 //! Likelihood of the chosen completions: the supervised term that is mixed into preference losses.
 
-use burn_tensor::Tensor;
+use burn_tensor::{FloatDType, Tensor};
 
 use crate::{PairLogProbs, Result, ops::closed_form, pairs::alone};
 
@@ -30,7 +30,7 @@ use crate::{PairLogProbs, Result, ops::closed_form, pairs::alone};
 /// - The one loss that mixes pairs beside [`aot_loss`](crate::aot_loss): NaN in one pair is NaN in all. [`nll_loss`] keeps pairs
 ///   apart.
 /// - Its mean over micro-batches is not that of the whole batch, unless they have as many tokens.
-/// - Without any counted token it is 0.
+/// - A completion without counted tokens has gradient 0; without any counted token the loss is 0.
 ///
 /// # Errors
 /// None at present: the type allows for what may be asked later.
@@ -43,13 +43,10 @@ pub fn sft_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
     if pairs == 0 {
         return Ok(chosen.neg()); // a sum over nothing leaves the graph on some backends
     }
-    let inverse = {
-        let tokens = policy.chosen().token_count.clone().without_autodiff().sum();
-        let none = tokens.clone().lower_elem(1);
-        let dtype = burn_tensor::FloatDType::from(chosen.dtype());
-        tokens.clamp_min(1).cast(dtype).recip().mask_fill(none, 0.0)
-    };
-    Ok((chosen.sum().neg() * inverse).expand([pairs]))
+    let token_count = policy.chosen().token_count.clone().without_autodiff();
+    let chosen = chosen.mask_fill(token_count.clone().lower_elem(1), 0.0);
+    let tokens = token_count.sum().clamp_min(1).cast(FloatDType::from(chosen.dtype()));
+    Ok((chosen.sum().neg() / tokens).expand([pairs]))
 }
 
 /// Negative log-likelihood of each chosen completion per token: one loss per pair.

@@ -230,7 +230,7 @@ fn counted(sums: impl Strategy<Value = Vec<Sums>>) -> impl Strategy<Value = Coun
 
 /// Log-prob sums whose ratios an exponential of f32 can hold.
 fn moderate_sums() -> impl Strategy<Value = Vec<Sums>> {
-    let nats = prop_oneof![4 => -80.0f32..0.0, 1 => -1.0f32..0.0, 1 => select(vec![-1e-6f32, -1e-30, 0.0])];
+    let nats = prop_oneof![4 => -50.0f32..0.0, 1 => -1.0f32..0.0, 1 => select(vec![-1e-6f32, -1e-30, 0.0])];
     let pair = [nats.clone(), nats.clone(), nats.clone(), nats].prop_map(|[chosen, rejected, c, r]| {
         let [chosen, rejected, c, r] = [chosen, rejected, c, r].map(f64::from);
         Sums { policy: Pair { chosen, rejected }, reference: Pair { chosen: c, rejected: r } }
@@ -560,7 +560,8 @@ fn every_members_gradient_is_linear_in_what_arrives_from_above() {
             let upstream = floats(weights, [weights.len()], &on.device, DType::F32);
             let weighted = Outcome::new(&policy, losses * upstream);
             for (weighted, plain) in [(weighted.chosen, plain.chosen), (weighted.rejected, plain.rejected)] {
-                let expected = plain.iter().zip(weights).map(|(x, w)| f64::from((x * w) as f32)).collect::<Vec<_>>();
+                let scaled = |(x, w): (&f64, &f64)| if *w == 0.0 { 0.0 } else { f64::from((x * w) as f32) };
+                let expected = plain.iter().zip(weights).map(scaled).collect::<Vec<_>>();
                 prop_assert_eq!(weighted, expected, "{}", loss);
             }
         }
@@ -600,7 +601,8 @@ fn padded_duplicates_count_for_nothing() {
             let sum: f64 = clean.losses.iter().sum();
             let size: f64 = clean.losses.iter().map(|x| x.abs()).sum();
             let bound = 16.0 * f64::from(f32::EPSILON) * size;
-            prop_assert!((mean - sum / count.max(1) as f64).abs() <= bound || mean == sum, "{loss}: {mean} {sum}");
+            let beyond = size > f64::from(f32::MAX); // the sum of finite losses may not be
+            prop_assert!((mean - sum / count.max(1) as f64).abs() <= bound || beyond, "{loss}: {mean} {sum}");
         }
         Ok(())
     });
@@ -675,7 +677,7 @@ fn special_cases_are_their_relatives() {
             let (special, relative) = (parse(special), parse(relative));
             let (a, b) = (pairs.outcome(&special, on, DType::F32), pairs.outcome(&relative, on, DType::F32));
             prop_assert_eq!(bits(&a.losses), bits(&b.losses), "{} is not {}", special, relative);
-            let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 4e-7 * b.abs());
+            let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| a == b || (a - b).abs() <= 4e-7 * b.abs());
             prop_assert!(close(&a.chosen, &b.chosen) && close(&a.rejected, &b.rejected), "{special}: {a:?} {b:?}");
         }
         Ok(())

@@ -7,7 +7,7 @@
 //! | inputs              | what the exact loss does when each log-prob sum moves by `η = (8 + D)·u·(|a| + |b| + |target|)`: the log-ratios, their difference, division by a count, β, the target and the product round, none by more than `u` (`D·u` for a division) of one of these |
 //! | score of a divergence | what the exact loss does when `z` moves by `δz = K·u·Σ|scores|·β`: scores are products of functions that err by a factor `1 ± K·u` |
 //! | evaluation          | `K·u·Σ|terms|`: the terms whose sum the value or the slope is, each a product of such functions |
-//! | what is subnormal   | `8·(1 + β)·tiny`                                                                              |
+//! | what is subnormal   | `8·(1 + β)·(1 + s′)·tiny`                                                                              |
 //!
 //! `K = 16 + 2·E(0) + E′·min(|z|, 90) + 3·D + L`: at most three of `exp`, division and logarithm follow one another in any term, with a dozen
 //! sums and products; beyond 90 an exponential is nothing or its sum's whole. How far the exact loss moves is asked of the
@@ -64,9 +64,10 @@ pub fn bounds(rounding: Rounding, loss: &PreferenceLoss, policy: SequencePair, r
                 SequencePair { chosen: sum(view.sum_for(z), view.counts[0]), rejected: sum(0.0, view.counts[1]) };
             of_pair(&plain, policy, Pair { chosen: 0.0, rejected: 0.0 })
         };
-        let delta = k * view.scores + 4.0 * rounding.tiny;
-        let here = at(view.z);
-        for there in [at(view.z - delta), at(view.z + delta)] {
+        let within = |z: f64| z.clamp(-1e300, 1e300);
+        let (z, delta) = (within(view.z), within(k * view.scores + 4.0 * rounding.tiny));
+        let here = at(z);
+        for there in [at(within(z - delta)), at(within(z + delta))] {
             let slope = (there.gradient.chosen - here.gradient.chosen).abs();
             let per_count = |count: usize| view.counts[0] as f64 / count.max(1) as f64;
             bounds.add(
@@ -79,8 +80,8 @@ pub fn bounds(rounding: Rounding, loss: &PreferenceLoss, policy: SequencePair, r
 
     let terms = terms(loss, &view, exact);
     bounds.add(k * terms[0], k * terms[1], k * terms[2]);
-    let subnormal = 8.0 * (1.0 + view.beta) * rounding.tiny;
-    bounds.add(subnormal, subnormal, subnormal);
+    let subnormal = |rate: f64| 8.0 * (1.0 + view.beta) * (1.0 + rate) * rounding.tiny;
+    bounds.add(subnormal(0.0), subnormal(view.rates[0]), subnormal(view.rates[1]));
     bounds
 }
 
@@ -145,7 +146,7 @@ impl View {
             beta,
             a,
             b,
-            z: beta * (of_a - of_b),
+            z: (beta * (of_a - of_b)).clamp(-1e300, 1e300),
             counts,
             per_token,
             // log 2 + log σ cancels near 0
@@ -268,6 +269,17 @@ fn terms(loss: &PreferenceLoss, view: &View, exact: LossAndGradient) -> [f64; 3]
             let slope = |x: f64| sigmoid(x) * sigmoid(-x);
             let chosen = view.beta * (slope(view.beta * view.a) + slope(z));
             [size[0], chosen, size[2]]
+        }
+        Orpo {} => {
+            // exponentials of −log(1 + e^y) − log(1 − e^x), each of which errs by K·u relative to itself
+            let log_rest = |sum: f64, count: usize| {
+                let mean = (sum / count.max(1) as f64).min(-f64::from(f32::MIN_POSITIVE));
+                (-mean.exp_m1()).ln()
+            };
+            let rest = [log_rest(view.a, view.counts[0]), log_rest(view.b, view.counts[1])];
+            let exponent = |side: usize| 1.0 + rest[0].abs() + rest[1].abs() + rest[side].abs() + view.z.abs();
+            // a small loss is e^−y, and y errs by u·|log(1 − e^x)|
+            [size[0] * (1.0 + rest[0].abs() + rest[1].abs()), size[1] * exponent(0), size[2] * exponent(1)]
         }
         _ => size,
     }
