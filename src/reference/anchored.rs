@@ -37,6 +37,8 @@ pub fn apo_zero_loss(policy: Pair, reference: Pair, beta: f64) -> LossAndGradien
 }
 
 /// `σ(βa) + 1 − σ(β(a − b))`: APO-down, D'Oosterlinck et al. 2024 (arXiv:2408.06266). Down with both, rejected more.
+///
+/// The chosen derivative is a difference, which may cancel: it is right to within the rounding of `β/4`.
 pub fn apo_down_loss(policy: Pair, reference: Pair, beta: f64) -> LossAndGradient {
     let Pair { chosen: a, rejected: b } = log_ratios(policy, reference);
     let (x, z) = (beta * a, beta * (a - b));

@@ -14,6 +14,9 @@ use super::{
 /// ```text
 /// −(1 − m)·σ(−z) + E·((1 − m)/τ − 1) − m(1 − m)/τ·(−log σ(z))
 /// ```
+///
+/// Above τ = 1 the loss grows like `E` as `z` falls, and both soon are infinite; where `s′` has underflowed, the gradient is
+/// then given as 0.
 pub fn discopop_loss(
     policy: Pair,
     reference: Pair,

@@ -56,7 +56,7 @@
 //! | [`orpo_loss`]         | `−log σ(log(odds_c/odds_r))`, `odds = p/(1 − p)`, `p = e^(c/n_c)`, `e^(r/n_r)`          |
 //! | [`kto_loss`]          | `λ_D(1 − σ(β(a − kl)))` or `λ_U(1 − σ(β(kl − a)))`, of one completion                   |
 //! | [`bco_loss`]          | `−log σ(βa − δ)` or `−log σ(δ − βa)`, of one completion                                 |
-//! | [`plackett_luce_loss`]| `Σ_k [log Σ_{j≥k} e^(βa_j) − βa_k]`, of a ranking                                       |
+//! | [`plackett_luce_loss`] | `Σ_k [log Σ_{j≥k} e^(βa_j) − βa_k]`, of a ranking                                       |
 //!
 //! # Example
 //! ```

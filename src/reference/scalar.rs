@@ -27,7 +27,7 @@ pub fn decay(x: f64) -> f64 {
     if x == 0.0 { 1.0 } else { -(-x).exp_m1() / x }
 }
 
-/// `x·y`, but 0 where one of them is 0 and the other infinite: the limit of all products here that come to that.
+/// `x·y`, but 0 where one of them is 0 and the other infinite: what is 0 here vanishes faster than the other grows.
 pub fn product(x: f64, y: f64) -> f64 {
     let limit_is_zero = (x == 0.0 && y.is_infinite()) || (x.is_infinite() && y == 0.0);
     if limit_is_zero { 0.0 } else { x * y }

@@ -48,13 +48,6 @@ impl Case {
         (if index.is_multiple_of(2) { &mut pair.chosen } else { &mut pair.rejected }).sum = number;
         moved
     }
-
-    /// The first pair at these log-probs, reference as well.
-    fn at(&self, policy: Pair, reference: Pair) -> Self {
-        let mut moved = self.with_log_prob(0, policy.chosen).with_log_prob(1, policy.rejected);
-        moved.references[0] = reference;
-        moved
-    }
 }
 
 /// A loss, or several, with the derivatives of their sum in as many of the case's log-probs as it depends on.
@@ -379,6 +372,20 @@ fn scores_that_overflow_saturate_where_their_difference_does() {
     assert_eq!(f_dpo(-HUGE, -HUGE, FDivergence::JsDivergence), loss(LN_2, -0.25, 0.25));
     assert_eq!(f_dpo(-HUGE, 0.0, FDivergence::JsDivergence), loss(0.5 * HUGE, -0.5, 0.25));
     assert_eq!(f_dpo(HUGE, HUGE, FDivergence::JsDivergence), loss(LN_2, 0.0, 0.0));
+
+    // a term of weight 0 stays 0
+    for (a, b) in [(-HUGE, 0.0), (0.0, -HUGE)] {
+        for divergence in DIVERGENCES {
+            let expected = f_dpo(a, b, divergence);
+            assert_eq!(reference::cdpo_loss(pair(a, b), ZERO, 0.5, 0.0, divergence), expected);
+            assert_eq!(reference::robust_loss(pair(a, b), ZERO, 0.5, 0.0, divergence), expected);
+        }
+    }
+
+    // scores near each other: log σ(h) + log 2 = h/2 − h²/8
+    let h = 2f64.powi(-30);
+    let of = reference::hinge_loss(pair(h, 0.0), ZERO, 1.0 / h, FDivergence::JsDivergence);
+    assert!((of.value - (0.5 + h / 8.0)).abs() < 1e-15, "{of:?}");
 
     // a tiny β times an exponential out of range is in range: 1e-300·(e^1000 − e^999)
     let z = (1000.0 + 1e-300f64.ln()).exp() * (1.0 - (-1f64).exp());
