@@ -125,7 +125,7 @@ impl<'a> PreferenceBatch<'a> {
         let pairs = policy.pairs();
         expect_pairs("policy", pairs, "reference", reference.pairs())?;
         expect_pairs("losses", self.losses.dims()[0], "policy", pairs)?;
-        self.check_device("reference", &reference.chosen().sum)?;
+        check_same_device("policy", &policy.chosen().sum.device(), "reference", &reference.chosen().sum.device())?;
         self.check_device("losses", self.losses)?;
         check_float("losses", self.losses)?;
 
@@ -186,7 +186,7 @@ impl<'a> PreferenceBatch<'a> {
         what: &'static str,
         tensor: &Tensor<D, K>,
     ) -> Result<()> {
-        check_same_device("policy", &self.policy.chosen().sum.device(), what, &tensor.device())
+        check_same_device(what, &tensor.device(), "policy", &self.policy.chosen().sum.device())
     }
 
     fn metrics(&self, data: TensorData) -> PreferenceMetrics {

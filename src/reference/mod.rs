@@ -12,7 +12,7 @@
 //! | sum, count and mean per sequence           | [`sequence_log_probs`]                | 1, and 1/count, at counted tokens   |
 //! | DPO loss of one pair                       | [`dpo_loss`], [`dpo_loss_as_printed`] | in the same result                  |
 //! | implicit rewards of one pair               | [`implicit_rewards`]                  | none: a measurement                 |
-//! | metrics over pairs                         | [`preference_metrics`]                | none: a measurement                 |
+//! | metrics over pairs                         | [`preference_metrics`], [`margin_quantile`], [`k3`] | none: a measurement   |
 //!
 //! # Example
 //! ```
@@ -36,4 +36,6 @@ pub use log_probs::{
     SequenceLogProb, TokenRows, sequence_log_probs, token_log_prob, token_log_prob_gradient, token_log_probs,
     token_log_probs_gradient,
 };
-pub use metrics::{MeasuredPair, Metrics, preference_metrics};
+pub use metrics::{
+    MeasuredCompletion, MeasuredPair, Metrics, SequenceStatistic, k3, margin_quantile, preference_metrics,
+};
