@@ -145,14 +145,14 @@ impl ReferenceDrift {
     /// [`Error::Parameter`] for a tolerance that is not at least 0, [`Error::TokenCount`] for the first row whose token
     /// counts differ, [`Error::ReferenceDrift`] for the row of the largest difference if that is not within.
     pub fn expect_within(&self, tolerance: f64) -> Result<()> {
-        if !(tolerance >= 0.0) {
+        if tolerance.is_nan() || tolerance < 0.0 {
             return Err(Error::Parameter { name: "tolerance", value: tolerance, expected: "a number of at least 0" });
         }
         if let Some(TokenCountMismatch { row, policy, reference }) = self.token_count_mismatch() {
             return Err(Error::TokenCount { row, policy, reference });
         }
         match self.largest_row().map(|row| (row, self.differences[row])) {
-            Some((row, difference)) if !(difference <= tolerance) => {
+            Some((row, difference)) if difference.is_nan() || difference > tolerance => {
                 Err(Error::ReferenceDrift { row, difference, tolerance })
             }
             _ => Ok(()),

@@ -62,8 +62,8 @@ metrics! {
     "rewards/chosen": reward_chosen(self) -> f64 { self.mean(self.reward.chosen) }
     /// Mean implicit reward of the rejected completions.
     "rewards/rejected": reward_rejected(self) -> f64 { self.mean(self.reward.rejected) }
-    /// Mean of `r(chosen) − r(rejected)`.
-    "rewards/margins": reward_margin(self) -> f64 { self.mean(Sum(self.reward.chosen.0 - self.reward.rejected.0)) }
+    /// Mean of the margin, `r(chosen) − r(rejected)`.
+    "rewards/margins": reward_margin(self) -> f64 { self.mean(self.margin) }
     /// The margin that a tenth of the pairs do not exceed, within 1/16 of itself.
     "rewards/margins_p10": margin_p10(self) -> f64 { self.margin_quantile(0.1) }
     /// The median margin, within 1/16 of itself.

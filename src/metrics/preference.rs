@@ -88,6 +88,7 @@ pub struct PreferenceMetrics {
     pub(super) empty_completions: u64,
     pub(super) tokens: Sides<u64>,
     pub(super) loss: Sum,
+    pub(super) margin: Sum,
     pub(super) gradient_weight: Sum,
     pub(super) reward: Sides<Sum>,
     pub(super) log_prob: Sides<Sum>,
@@ -168,6 +169,7 @@ impl PreferenceMetrics {
         self.empty_completions += u64::from(pair.tokens.chosen == 0) + u64::from(pair.tokens.rejected == 0);
         self.tokens += pair.tokens;
         self.loss += pair.loss;
+        self.margin += margin;
         self.gradient_weight += weight;
         self.reward += drift.map(|nats| pair.beta * nats);
         self.log_prob += pair.policy;
@@ -204,6 +206,7 @@ impl PreferenceMetrics {
         self.empty_completions += other.empty_completions;
         self.tokens += other.tokens;
         self.loss += other.loss;
+        self.margin += other.margin;
         self.gradient_weight += other.gradient_weight;
         self.reward += other.reward;
         self.log_prob += other.log_prob;
