@@ -153,6 +153,28 @@ pub enum Error {
         right: &'static str,
     },
 
+    /// A reference that is not what the policy started from.
+    #[error("row {row}: policy and reference differ by {difference} nats, expected at most {tolerance}")]
+    ReferenceDrift {
+        /// The row of the largest difference.
+        row: usize,
+        /// The difference.
+        difference: f64,
+        /// The largest that was expected.
+        tolerance: f64,
+    },
+
+    /// A completion that policy and reference did not see the same tokens of.
+    #[error("row {row}: the policy counted {policy} tokens, but the reference {reference}")]
+    TokenCount {
+        /// The row.
+        row: usize,
+        /// How many tokens the policy counted.
+        policy: u64,
+        /// How many tokens the reference counted.
+        reference: u64,
+    },
+
     /// A device that could not hand its numbers over.
     #[error("reading {what} back from the device failed: {cause}")]
     Read {

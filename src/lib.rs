@@ -74,7 +74,8 @@
 //! - **f16 and bf16 in, f32 arithmetic, f32 out**; f64 stays f64.
 //! - **Where policy and reference agree**, the loss is `ln 2` and its gradient exactly `∓β/2`.
 //!
-//! What cannot be checked: that policy and reference saw the same tokens under the same mask, without dropout.
+//! What cannot be checked without reading back: that policy and reference saw the same tokens under the same mask, without
+//! dropout. [`ReferenceDrift`] reads back and checks it, before the first step.
 //!
 //! # Features
 //!
@@ -92,6 +93,7 @@
 
 mod completions;
 mod error;
+mod integrity;
 mod log_probs;
 mod loss;
 mod metrics;
@@ -105,11 +107,15 @@ mod weights;
 
 pub use completions::Completions;
 pub use error::{Error, Result};
+pub use integrity::{ReferenceDrift, TokenCountMismatch};
 pub use log_probs::{
     SequenceLogProbs, SequenceStatistics, TokenLogProbs, TokenStatistics, token_log_probs, token_statistics,
 };
 pub use loss::*;
-pub use metrics::PreferenceMetrics;
+pub use metrics::{
+    MarginBucket, MarginHistogram, MeasuredTensor, NonFinite, NonFiniteValue, PreferenceBatch, PreferenceMetrics,
+    RunningMean,
+};
 pub use pairs::PairLogProbs;
 pub use rankings::RankedLogProbs;
 pub use rewards::{ImplicitRewards, implicit_rewards};

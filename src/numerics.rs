@@ -85,3 +85,25 @@ fn polynomial<const D: usize>(x: Tensor<D>, terms: i32, coefficient: impl Fn(i32
     let last_two = x.clone() * coefficient(terms - 1) + coefficient(terms - 2);
     (0..terms - 2).rev().fold(last_two, |sum, k| sum * x.clone() + coefficient(k))
 }
+
+/// `k₃(x) = e^−x − 1 + x`, at least 0, without cancellation near 0; +∞ where `e^−x` is.
+///
+/// With `y = −x` it is `e^y − 1 − y = y²(1/2! + y/3! + y²/4! + …)`. Beyond `|y| = 1` the left side loses nothing to speak
+/// of; below, the right side is cut where its next term is under the format's rounding of the result, which is at least
+/// `0.36 y²`: after `y¹¹/11!` for f32 (1/12! = 2.1e-9), after `y¹⁸/18!` for f64 (1/19! = 8.2e-18). Values only: no
+/// gradient is asked of it.
+pub(crate) fn k3<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let highest = if x.dtype() == DType::F64 { 18 } else { 11 };
+    let y = x.neg();
+    let near = y.clone().abs().lower_equal_elem(1.0);
+    let exp = y.clone().exp();
+    let overflow = exp.clone().is_inf(); // where y may be infinite too, and ∞ − ∞ is NaN
+    let far = (exp - 1.0 - y.clone()).mask_fill(overflow, f64::INFINITY);
+
+    let y = y.mask_fill(near.clone().bool_not(), 0.0);
+    let inverse_factorial = |k: i32| 1.0 / (1..=k).map(f64::from).product::<f64>();
+    let series = (2..highest)
+        .rev()
+        .fold(y.clone().zeros_like() + inverse_factorial(highest), |sum, k| sum * y.clone() + inverse_factorial(k));
+    far.mask_where(near, y.clone() * y * series)
+}

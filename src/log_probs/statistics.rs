@@ -335,7 +335,6 @@ impl TokenStatistics {
 ///
 /// Of a sequence with no counted token all are 0.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct SequenceStatistics {
     /// Entropy, summed over counted tokens, `[sequences]`, nats.
     pub entropy: Tensor<1>,

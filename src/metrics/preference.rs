@@ -1,38 +1,55 @@
-//! Implicit-reward metrics over preference pairs.
+//! Metrics over preference pairs.
 
-use std::fmt;
-
-use burn_tensor::{FloatDType, Tensor, TensorData};
+use burn_tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::sum::Sum;
-use crate::{
-    Beta, Error, PairLogProbs, Result,
-    ops::check_same_device,
-    pairs::{compare, expect_pairs},
+use super::{
+    batch::{Pair, PreferenceBatch, Statistics, TokenLevel},
+    histogram::MarginHistogram,
+    non_finite::NonFinite,
+    sum::{Sides, Sum},
 };
+use crate::{Beta, PairLogProbs, Result};
 
-/// Loss, implicit rewards, log-probs and counts over any number of preference pairs.
+/// Loss, implicit rewards, log-probs, drift and counts over any number of preference pairs.
 ///
 /// Kept as sums and counts, so that [`merge`](Self::merge)d parts give what the whole would: across micro-batches, steps
 /// and processes, whatever their sizes. `Default` holds no pairs and merges as nothing. Serialises to those sums, NaN
-/// and infinities included; [`entries`](Self::entries) gives what to log, under TRL's names.
+/// and infinities included; [`entries`](Self::entries) gives what to log, under TRL's names where TRL has the metric.
 ///
-/// | entry                                   | definition, over all pairs                                    |
-/// |-----------------------------------------|---------------------------------------------------------------|
-/// | `loss`                                  | mean of the losses passed in                                  |
-/// | `rewards/chosen`, `rewards/rejected`    | mean of `β (log π − log π_ref)`                               |
-/// | `rewards/margins`                       | mean of the difference                                        |
-/// | `rewards/accuracies`                    | share of pairs whose margin is above 0; a tie counts as wrong, as in TRL |
-/// | `rewards/ties`                          | share of pairs whose margin is exactly 0 (all, where policy = reference) |
-/// | `logps/chosen`, `logps/rejected`        | mean of the policy's **summed** log-prob, nats                 |
-/// | `drift/chosen`, `drift/rejected`        | mean of `log π − log π_ref`, nats: how far the policy moved    |
-/// | `tokens/chosen`, `tokens/rejected`      | number of counted tokens                                      |
-/// | `pairs`                                 | number of pairs                                               |
-/// | `empty_completions`                     | number of completions with no counted token                   |
-/// | `non_finite_pairs`                      | number of pairs with NaN or ±inf in their loss or log-ratios  |
+/// Write `a`, `b` for `log π − log π_ref` of the chosen and the rejected completion, `margin = β (a − b)`,
+/// `k₃(x) = e^−x − 1 + x`, and *tokens* for counted ones.
 ///
-/// Nothing skips NaN: a pair that has it makes the means that it enters NaN, and is counted. A mean over no pairs is NaN.
+/// | entry                                    | definition                                                      |
+/// |------------------------------------------|-----------------------------------------------------------------|
+/// | `loss`                                   | mean over pairs of the losses passed in                         |
+/// | `rewards/chosen`, `rewards/rejected`     | mean over pairs of `β a`, `β b`                                 |
+/// | `rewards/margins`                        | mean over pairs of the margin                                   |
+/// | `rewards/margins_p10`, `_p50`, `_p90`    | the margin that a tenth, half, nine tenths of the pairs do not exceed, within 1/16 of itself: [`margin_quantile`](Self::margin_quantile) |
+/// | `rewards/accuracies`                     | share of pairs whose margin is above 0; a tie counts as wrong, as in TRL |
+/// | `rewards/ties`                           | share of pairs whose margin is exactly 0 (all, where policy = reference) |
+/// | `rewards/misranked`                      | share of pairs whose margin is below 0                          |
+/// | `logps/chosen`, `logps/rejected`         | mean over pairs of the policy's **summed** log-prob, nats       |
+/// | `likelihood_displacement`                | share of pairs with `a < 0`: the chosen completion became *less* likely |
+/// | `drift/chosen`, `drift/rejected`         | mean over pairs of `a`, `b`, nats: how far the policy moved; the k1 estimate of a sequence's KL |
+/// | `drift_per_token/chosen`, `/rejected`    | `Σ a`, `Σ b` over the tokens of that side: k1 per token         |
+/// | `k3/chosen`, `k3/rejected`               | mean over pairs of `k₃(a)`, `k₃(b)`: the largest drift below 0 decides it; inf from 710 nats on |
+/// | `k3_per_token/chosen`, `/rejected`       | `Σ k₃` of each token's log-ratio over the tokens of that side; if tokens were given |
+/// | `gradient_weight`                        | mean over pairs of `σ(−margin)`: how much of DPO's gradient is left; ½ at the start |
+/// | `entropy`                                | `Σ` entropy over the tokens of both sides, nats; if statistics were given |
+/// | `logits/chosen`, `logits/rejected`       | `Σ` of the mean logit over the tokens of that side; if statistics were given |
+/// | `mean_token_accuracy`                    | share of the **chosen** tokens that were the likeliest one; if statistics were given |
+/// | `tokens/chosen`, `tokens/rejected`       | number of tokens                                                |
+/// | `pairs`                                  | number of pairs                                                 |
+/// | `saturated_pairs`                        | number of pairs with `σ(−margin)` below [`SATURATED_BELOW`](Self::SATURATED_BELOW) |
+/// | `empty_completions`                      | number of completions with no token                             |
+/// | `non_finite_pairs`                       | number of pairs with NaN or ±inf in their loss, log-probs or β; see [`first_non_finite`](Self::first_non_finite) |
+///
+/// What was given for some batches only is over the tokens of those batches. Log-ratios enter as they are, whatever a loss
+/// makes of them.
+///
+/// Nothing skips NaN: a pair that has it makes the means that it enters NaN, and is counted. Only quantiles are over the
+/// margins that are numbers. A margin of NaN is neither a win nor a tie nor misranked. A mean over nothing is NaN.
 ///
 /// # Example
 /// ```
@@ -61,34 +78,55 @@ use crate::{
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PreferenceMetrics {
-    pairs: u64,
-    wins: u64,
-    ties: u64,
-    non_finite_pairs: u64,
-    empty_completions: u64,
-    tokens_chosen: u64,
-    tokens_rejected: u64,
-    loss: Sum,
-    reward_chosen: Sum,
-    reward_rejected: Sum,
-    log_prob_chosen: Sum,
-    log_prob_rejected: Sum,
-    drift_chosen: Sum,
-    drift_rejected: Sum,
+    pub(super) pairs: u64,
+    pub(super) wins: u64,
+    pub(super) ties: u64,
+    pub(super) misranked: u64,
+    pub(super) displaced: u64,
+    pub(super) saturated_pairs: u64,
+    pub(super) non_finite_pairs: u64,
+    pub(super) empty_completions: u64,
+    pub(super) tokens: Sides<u64>,
+    pub(super) loss: Sum,
+    pub(super) margin: Sum,
+    pub(super) gradient_weight: Sum,
+    pub(super) reward: Sides<Sum>,
+    pub(super) log_prob: Sides<Sum>,
+    pub(super) drift: Sides<Sum>,
+    pub(super) k3: Sides<Sum>,
+    pub(super) margins: MarginHistogram,
+    pub(super) token_level: Option<TokenSums>,
+    pub(super) statistics: Option<StatisticSums>,
+    pub(super) first_non_finite: Option<NonFinite>,
 }
 
-/// One pair's numbers on the host, in the order in which [`transfer`] stacks them.
-struct Pair {
-    loss: f64,
-    policy: [f64; 2],
-    drift: [f64; 2],
-    tokens: [u64; 2],
+/// Sums over tokens, with the number of tokens that they are over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TokenSums {
+    pub k3: Sides<Sum>,
+    pub tokens: Sides<u64>,
+}
+
+/// Sums over tokens, with the number of tokens that they are over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StatisticSums {
+    pub entropy: Sides<Sum>,
+    pub mean_logit: Sides<Sum>,
+    pub hits: Sides<u64>,
+    pub tokens: Sides<u64>,
 }
 
 impl PreferenceMetrics {
+    /// Where a pair counts as saturated: less than this share of DPO's gradient is left of it. `σ(−z)` is 0.01 at a margin
+    /// of 4.6.
+    pub const SATURATED_BELOW: f64 = 0.01;
+
     /// Measures one batch: the losses as the loss function returned them, and what they were computed from.
+    /// [`PreferenceBatch`] measures more, and leaves out pairs that do not count.
     ///
-    /// This is the one place that reads numbers back from the device, in a single transfer. Gradients are not touched.
+    /// Numbers are read back from the device, in a single transfer. Gradients are not touched.
     ///
     /// | argument    | shape            | unit                                 |
     /// |-------------|------------------|--------------------------------------|
@@ -97,11 +135,9 @@ impl PreferenceMetrics {
     /// | `reference` | two of `[pairs]` | nats, summed over counted tokens     |
     ///
     /// # Errors
-    /// [`Error::PairCount`] if the three hold different numbers of pairs, [`Error::Device`] if they are on different
-    /// devices, [`Error::Read`] if the device does not hand its numbers over.
+    /// As [`PreferenceBatch::measure`].
     pub fn from_batch(losses: &Tensor<1>, policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta) -> Result<Self> {
-        let data = transfer(losses, policy, reference)?.try_into_data().map_err(unreadable)?;
-        Ok(Self::from_transfer(data, beta))
+        PreferenceBatch::new(losses, policy, reference, beta).measure()
     }
 
     /// [`from_batch`](Self::from_batch) where reading must not block, as on WebGPU in a browser.
@@ -114,210 +150,91 @@ impl PreferenceMetrics {
         reference: &PairLogProbs,
         beta: Beta,
     ) -> Result<Self> {
-        let data = transfer(losses, policy, reference)?.into_data_async().await.map_err(unreadable)?;
-        Ok(Self::from_transfer(data, beta))
+        PreferenceBatch::new(losses, policy, reference, beta).measure_async().await
     }
 
-    fn from_transfer(data: TensorData, beta: Beta) -> Self {
-        let numbers: Vec<f64> = data.iter::<f64>().collect();
-        let pairs = numbers.len() / TRANSFERRED;
-        let row = |row: usize, pair: usize| numbers[row * pairs + pair];
+    pub(super) fn add(&mut self, pair: &Pair) {
+        let drift = pair.log_ratio();
+        let margin = pair.beta * (drift.chosen - drift.rejected);
+        let weight = 1.0 / (1.0 + margin.exp()); // σ(−margin)
+        let non_finite = pair.first_non_finite(self.pairs);
 
-        let mut metrics = Self::default();
-        for pair in 0..pairs {
-            metrics.add(
-                Pair {
-                    loss: row(0, pair),
-                    policy: [row(1, pair), row(2, pair)],
-                    drift: [row(3, pair), row(4, pair)],
-                    tokens: [row(5, pair) as u64, row(6, pair) as u64],
-                },
-                beta,
-            );
-        }
-        metrics
-    }
-
-    fn add(&mut self, pair: Pair, beta: Beta) {
-        let [drift_chosen, drift_rejected] = pair.drift;
-        let delta = drift_chosen - drift_rejected; // its sign is the margin's for every beta, without rounding
         self.pairs += 1;
-        self.wins += u64::from(delta > 0.0);
-        self.ties += u64::from(delta == 0.0);
-        self.non_finite_pairs += u64::from(!(pair.loss.is_finite() && pair.drift.iter().all(|nats| nats.is_finite())));
-        self.empty_completions += pair.tokens.iter().filter(|&&tokens| tokens == 0).count() as u64;
-        self.tokens_chosen += pair.tokens[0];
-        self.tokens_rejected += pair.tokens[1];
-        self.loss.add(pair.loss);
-        self.reward_chosen.add(beta.get() * drift_chosen);
-        self.reward_rejected.add(beta.get() * drift_rejected);
-        self.log_prob_chosen.add(pair.policy[0]);
-        self.log_prob_rejected.add(pair.policy[1]);
-        self.drift_chosen.add(drift_chosen);
-        self.drift_rejected.add(drift_rejected);
+        self.wins += u64::from(margin > 0.0);
+        self.ties += u64::from(margin == 0.0);
+        self.misranked += u64::from(margin < 0.0);
+        self.displaced += u64::from(drift.chosen < 0.0);
+        self.saturated_pairs += u64::from(weight < Self::SATURATED_BELOW);
+        self.non_finite_pairs += u64::from(non_finite.is_some());
+        self.empty_completions += u64::from(pair.tokens.chosen == 0) + u64::from(pair.tokens.rejected == 0);
+        self.tokens += pair.tokens;
+        self.loss += pair.loss;
+        self.margin += margin;
+        self.gradient_weight += weight;
+        self.reward += drift.map(|nats| pair.beta * nats);
+        self.log_prob += pair.policy;
+        self.drift += drift;
+        self.k3 += drift.map(k3);
+        self.margins.add(margin);
+        if let Some(TokenLevel { k3, tokens, .. }) = pair.token_level {
+            let sums = self.token_level.get_or_insert_default();
+            sums.k3 += k3;
+            sums.tokens += tokens;
+        }
+        if let Some(Statistics { entropy, mean_logit, hits, tokens }) = pair.statistics {
+            let sums = self.statistics.get_or_insert_default();
+            sums.entropy += entropy;
+            sums.mean_logit += mean_logit;
+            sums.hits += hits;
+            sums.tokens += tokens;
+        }
+        self.first_non_finite = self.first_non_finite.or(non_finite);
     }
 
-    /// Adds another part of the same whole. Parts may come in any order and any grouping.
+    /// Adds another part of the same whole. Parts may come in any grouping and, but for
+    /// [`first_non_finite`](Self::first_non_finite), in any order.
     pub fn merge(&mut self, other: &Self) {
+        let theirs = other.first_non_finite.map(|first| NonFinite { pair: self.pairs + first.pair, ..first });
+        self.first_non_finite = self.first_non_finite.or(theirs);
         self.pairs += other.pairs;
         self.wins += other.wins;
         self.ties += other.ties;
+        self.misranked += other.misranked;
+        self.displaced += other.displaced;
+        self.saturated_pairs += other.saturated_pairs;
         self.non_finite_pairs += other.non_finite_pairs;
         self.empty_completions += other.empty_completions;
-        self.tokens_chosen += other.tokens_chosen;
-        self.tokens_rejected += other.tokens_rejected;
-        self.loss.add(other.loss.0);
-        self.reward_chosen.add(other.reward_chosen.0);
-        self.reward_rejected.add(other.reward_rejected.0);
-        self.log_prob_chosen.add(other.log_prob_chosen.0);
-        self.log_prob_rejected.add(other.log_prob_rejected.0);
-        self.drift_chosen.add(other.drift_chosen.0);
-        self.drift_rejected.add(other.drift_rejected.0);
-    }
-
-    /// Number of pairs.
-    pub fn pairs(&self) -> u64 {
-        self.pairs
-    }
-
-    /// Number of pairs whose margin is above 0.
-    pub fn wins(&self) -> u64 {
-        self.wins
-    }
-
-    /// Number of pairs whose margin is exactly 0.
-    pub fn ties(&self) -> u64 {
-        self.ties
-    }
-
-    /// Number of pairs with NaN or ±inf in their loss or log-ratios.
-    pub fn non_finite_pairs(&self) -> u64 {
-        self.non_finite_pairs
-    }
-
-    /// Number of completions, chosen or rejected, with no counted token.
-    pub fn empty_completions(&self) -> u64 {
-        self.empty_completions
-    }
-
-    /// Number of counted tokens in chosen completions.
-    pub fn tokens_chosen(&self) -> u64 {
-        self.tokens_chosen
-    }
-
-    /// Number of counted tokens in rejected completions.
-    pub fn tokens_rejected(&self) -> u64 {
-        self.tokens_rejected
-    }
-
-    /// Mean loss, nats.
-    pub fn loss(&self) -> f64 {
-        self.mean(self.loss)
-    }
-
-    /// Mean implicit reward of the chosen completions.
-    pub fn reward_chosen(&self) -> f64 {
-        self.mean(self.reward_chosen)
-    }
-
-    /// Mean implicit reward of the rejected completions.
-    pub fn reward_rejected(&self) -> f64 {
-        self.mean(self.reward_rejected)
-    }
-
-    /// Mean of `r(chosen) − r(rejected)`.
-    pub fn reward_margin(&self) -> f64 {
-        self.mean(Sum(self.reward_chosen.0 - self.reward_rejected.0))
-    }
-
-    /// Share of pairs whose margin is above 0: a tie counts as wrong.
-    pub fn reward_accuracy(&self) -> f64 {
-        self.mean(Sum(self.wins as f64))
-    }
-
-    /// Mean summed log-prob of the chosen completions under the policy, nats.
-    pub fn log_prob_chosen(&self) -> f64 {
-        self.mean(self.log_prob_chosen)
-    }
-
-    /// Mean summed log-prob of the rejected completions under the policy, nats.
-    pub fn log_prob_rejected(&self) -> f64 {
-        self.mean(self.log_prob_rejected)
-    }
-
-    /// Mean `log π − log π_ref` of the chosen completions, nats.
-    pub fn drift_chosen(&self) -> f64 {
-        self.mean(self.drift_chosen)
-    }
-
-    /// Mean `log π − log π_ref` of the rejected completions, nats.
-    pub fn drift_rejected(&self) -> f64 {
-        self.mean(self.drift_rejected)
-    }
-
-    fn mean(&self, sum: Sum) -> f64 {
-        sum.0 / self.pairs as f64
-    }
-
-    /// What to log, in the order of the table above, under TRL's names where TRL has the metric.
-    pub fn entries(&self) -> Vec<(&'static str, f64)> {
-        vec![
-            ("loss", self.loss()),
-            ("rewards/chosen", self.reward_chosen()),
-            ("rewards/rejected", self.reward_rejected()),
-            ("rewards/margins", self.reward_margin()),
-            ("rewards/accuracies", self.reward_accuracy()),
-            ("rewards/ties", self.mean(Sum(self.ties as f64))),
-            ("logps/chosen", self.log_prob_chosen()),
-            ("logps/rejected", self.log_prob_rejected()),
-            ("drift/chosen", self.drift_chosen()),
-            ("drift/rejected", self.drift_rejected()),
-            ("tokens/chosen", self.tokens_chosen as f64),
-            ("tokens/rejected", self.tokens_rejected as f64),
-            ("pairs", self.pairs as f64),
-            ("empty_completions", self.empty_completions as f64),
-            ("non_finite_pairs", self.non_finite_pairs as f64),
-        ]
-    }
-}
-
-/// One line per entry: `rewards/margins: 0.157`.
-impl fmt::Display for PreferenceMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (name, value)) in self.entries().into_iter().enumerate() {
-            if i > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{name}: {value}")?;
+        self.tokens += other.tokens;
+        self.loss += other.loss;
+        self.margin += other.margin;
+        self.gradient_weight += other.gradient_weight;
+        self.reward += other.reward;
+        self.log_prob += other.log_prob;
+        self.drift += other.drift;
+        self.k3 += other.k3;
+        self.margins += &other.margins;
+        if let Some(other) = other.token_level {
+            let sums = self.token_level.get_or_insert_default();
+            sums.k3 += other.k3;
+            sums.tokens += other.tokens;
         }
-        Ok(())
+        if let Some(other) = other.statistics {
+            let sums = self.statistics.get_or_insert_default();
+            sums.entropy += other.entropy;
+            sums.mean_logit += other.mean_logit;
+            sums.hits += other.hits;
+            sums.tokens += other.tokens;
+        }
     }
 }
 
-fn unreadable(cause: impl fmt::Display) -> Error {
-    Error::Read { what: "metrics", cause: cause.to_string() }
-}
-
-/// How many numbers of each pair are read back.
-const TRANSFERRED: usize = 7;
-
-/// Everything that the host needs, as one tensor `[7 · pairs]`: loss, policy chosen and rejected, log-ratio chosen and
-/// rejected, token count chosen and rejected (exact in f32 up to 2²⁴ tokens a completion).
-fn transfer(losses: &Tensor<1>, policy: &PairLogProbs, reference: &PairLogProbs) -> Result<Tensor<1>> {
-    let pairs = compare(policy, reference)?;
-    expect_pairs("losses", losses.dims()[0], "policy", policy.pairs())?;
-    check_same_device("losses", &losses.device(), "policy", &pairs.log_ratio.chosen.device())?;
-
-    let dtype: FloatDType = pairs.log_ratio.chosen.dtype().into();
-    let counts = |side: &crate::SequenceLogProbs| side.token_count.clone().without_autodiff().cast(dtype);
-    let rows: [Tensor<1>; TRANSFERRED] = [
-        losses.clone().without_autodiff(),
-        pairs.policy.chosen.without_autodiff(),
-        pairs.policy.rejected.without_autodiff(),
-        pairs.log_ratio.chosen,
-        pairs.log_ratio.rejected,
-        counts(policy.chosen()),
-        counts(policy.rejected()),
-    ];
-    Ok(Tensor::cat(rows.into_iter().map(|row| row.cast(dtype)).collect(), 0))
+/// `e^−x − 1 + x`, in f64: by the library's `expm1`, whose cancellation with `x` a series avoids below 1/16, where eight
+/// terms leave less than `(1/16)⁸ · 2/10! = 1e-16` of it.
+fn k3(x: f64) -> f64 {
+    let y = -x;
+    if y.abs() >= 0.0625 {
+        return if y == f64::INFINITY { y } else { y.exp_m1() - y };
+    }
+    let terms = (2..10).map(|k| 1.0 / (1..=k).map(f64::from).product::<f64>());
+    y * y * terms.rev().fold(0.0, |sum, coefficient| sum * y + coefficient)
 }

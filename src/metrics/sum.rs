@@ -1,4 +1,6 @@
-//! A running sum that survives every text format.
+//! Running sums that survive every text format, and pairs of them.
+
+use std::ops::AddAssign;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -7,9 +9,36 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Sum(pub f64);
 
-impl Sum {
-    pub fn add(&mut self, term: f64) {
+impl AddAssign<f64> for Sum {
+    fn add_assign(&mut self, term: f64) {
         self.0 += term;
+    }
+}
+
+impl AddAssign for Sum {
+    fn add_assign(&mut self, other: Self) {
+        self.0 += other.0;
+    }
+}
+
+/// One for chosen completions, one for rejected ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sides<T> {
+    pub chosen: T,
+    pub rejected: T,
+}
+
+impl<T> Sides<T> {
+    pub fn map<U>(self, f: impl Fn(T) -> U) -> Sides<U> {
+        Sides { chosen: f(self.chosen), rejected: f(self.rejected) }
+    }
+}
+
+impl<U, T: AddAssign<U>> AddAssign<Sides<U>> for Sides<T> {
+    fn add_assign(&mut self, other: Sides<U>) {
+        self.chosen += other.chosen;
+        self.rejected += other.rejected;
     }
 }
 

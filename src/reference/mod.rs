@@ -23,7 +23,7 @@
 //! | WPO's weight of one pair                   | [`wpo_weight`]                        | none: a constant                    |
 //! | losses                                     | below                                 | in the same result                  |
 //! | implicit rewards of one pair               | [`implicit_rewards`]                  | none: a measurement                 |
-//! | metrics over pairs                         | [`preference_metrics`]                | none: a measurement                 |
+//! | metrics over pairs                         | [`preference_metrics`], [`margin_quantile`], [`k3`] | none: a measurement   |
 //!
 //! | loss                  | equation                                                                                |
 //! |-----------------------|-----------------------------------------------------------------------------------------|
@@ -101,7 +101,9 @@ pub use log_probs::{
     sequence_log_probs, token_entropies_gradient, token_entropy, token_entropy_gradient, token_log_prob,
     token_log_prob_gradient, token_log_probs, token_log_probs_gradient, token_statistics, wpo_weight,
 };
-pub use metrics::{MeasuredPair, Metrics, preference_metrics};
+pub use metrics::{
+    MeasuredCompletion, MeasuredPair, Metrics, SequenceStatistic, k3, margin_quantile, preference_metrics,
+};
 pub use plackett_luce::plackett_luce_loss;
 pub use reference_free::{alphapo_loss, cpo_loss, orpo_loss, simpo_loss, slic_loss};
 pub use targets::{dpop_loss, hinge_loss, ipo_loss, odpo_loss, r_dpo_loss, sigmoid_norm_loss};

@@ -4,8 +4,8 @@
 use burn_dpo::{
     Error,
     reference::{
-        MeasuredPair, Pair, SequenceLogProb, TokenRows, as_printed, dpo_loss, implicit_rewards, preference_metrics,
-        sequence_log_probs, token_log_prob, token_log_prob_gradient, token_log_probs, token_log_probs_gradient,
+        Pair, SequenceLogProb, TokenRows, as_printed, dpo_loss, sequence_log_probs, token_log_prob,
+        token_log_prob_gradient, token_log_probs, token_log_probs_gradient,
     },
 };
 use proptest::{collection::vec, prelude::*};
@@ -184,28 +184,4 @@ fn no_tokens_are_no_log_probs() {
         assert_eq!(sequence_log_probs(nothing), Ok(vec![]));
         assert_eq!(token_log_probs_gradient(nothing, &[]), Ok(vec![]));
     }
-}
-
-#[test]
-fn metrics_are_what_their_names_say() {
-    let side = |sum, token_count| SequenceLogProb { sum, token_count };
-    let reference = Pair { chosen: -5.0, rejected: -5.0 };
-    let won = MeasuredPair { loss: 0.25, policy_chosen: side(-4.0, 3), policy_rejected: side(-6.0, 2), reference };
-    let tied = MeasuredPair { loss: 0.75, policy_chosen: side(-5.0, 1), policy_rejected: side(-5.0, 0), reference };
-    assert_eq!(
-        implicit_rewards(Pair { chosen: -4.0, rejected: -6.0 }, reference, 0.5),
-        Pair { chosen: 0.5, rejected: -0.5 }
-    );
-
-    let metrics = preference_metrics(&[won, tied], 0.5);
-    assert_eq!((metrics.loss, metrics.reward_margin, metrics.reward_accuracy, metrics.ties), (0.5, 0.5, 0.5, 1));
-    assert_eq!((metrics.reward_chosen, metrics.reward_rejected), (0.25, -0.25));
-    assert_eq!((metrics.log_prob_chosen, metrics.log_prob_rejected), (-4.5, -5.5));
-    assert_eq!((metrics.drift_chosen, metrics.drift_rejected), (0.5, -0.5));
-    assert_eq!((metrics.tokens_chosen, metrics.tokens_rejected, metrics.empty_completions), (4, 2, 1));
-    assert_eq!(metrics.non_finite_pairs, 0);
-
-    let nan = MeasuredPair { loss: f64::NAN, ..won };
-    assert_eq!(preference_metrics(&[won, nan], 0.5).non_finite_pairs, 1);
-    assert!(preference_metrics(&[], 0.5).loss.is_nan());
 }
