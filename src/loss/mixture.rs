@@ -49,7 +49,7 @@ impl LossMixture {
     /// # Errors
     /// [`Error::Parameter`] unless one weight at least is above 0.
     pub fn new(terms: Vec<WeightedLoss>) -> Result<Self> {
-        let total: f64 = terms.iter().map(|term| term.weight.get()).sum();
+        let total = terms.iter().fold(0.0, |sum, term| sum + term.weight.get()); // `sum` of nothing is −0
         if total > 0.0 {
             Ok(Self(terms))
         } else {

@@ -1,6 +1,6 @@
 //! Plackett–Luce: rankings of more than two completions.
 
-use burn_tensor::{Bool, FloatDType, Int, IntDType, Tensor, TensorData};
+use burn_tensor::{Bool, DType, FloatDType, Int, IntDType, Tensor, TensorData};
 
 use super::Beta;
 use crate::{
@@ -10,8 +10,8 @@ use crate::{
 };
 
 /// How much of each ranking is known.
-#[derive(Debug, Clone)]
-pub enum RankedItems {
+#[derive(Debug, Clone, Copy)]
+pub enum RankedItems<'a> {
     /// The whole order, best first.
     All,
     /// The first so many are in order, best first; the others are only known to be worse.
@@ -20,9 +20,9 @@ pub enum RankedItems {
     /// is beyond is padding and cannot be seen. Not read back: numbers beyond the width count as the width.
     Each {
         /// How many lead in order.
-        ranked: Tensor<1, Int>,
+        ranked: &'a Tensor<1, Int>,
         /// How many items there are.
-        present: Tensor<1, Int>,
+        present: &'a Tensor<1, Int>,
     },
 }
 
@@ -52,10 +52,10 @@ pub enum RankedItems {
 /// let rankings = |sums: [f32; 3]| RankedLogProbs::new(Tensor::<2>::from_floats([sums], &device));
 /// let (policy, reference) = (rankings([-4.0, -5.0, -6.0])?, rankings([-5.0, -5.0, -5.0])?);
 ///
-/// let loss = plackett_luce_loss(&policy, &reference, Beta::new(1.0)?, &RankedItems::All)?; // rewards 1, 0, −1
+/// let loss = plackett_luce_loss(&policy, &reference, Beta::new(1.0)?, RankedItems::All)?; // rewards 1, 0, −1
 /// assert_abs_diff_eq!(loss.into_scalar::<f32>(), 0.720_868, epsilon = 1e-6); // log(1 + e⁻¹ + e⁻²) + log(1 + e⁻¹)
 ///
-/// let best_of_three = plackett_luce_loss(&policy, &reference, Beta::new(1.0)?, &RankedItems::First(1))?;
+/// let best_of_three = plackett_luce_loss(&policy, &reference, Beta::new(1.0)?, RankedItems::First(1))?;
 /// assert_abs_diff_eq!(best_of_three.into_scalar::<f32>(), 0.407_606, epsilon = 1e-6); // log(1 + e⁻¹ + e⁻²)
 /// # Ok::<(), burn_dpo::Error>(())
 /// ```
@@ -77,14 +77,15 @@ pub fn plackett_luce_loss(
     policy: &RankedLogProbs,
     reference: &RankedLogProbs,
     beta: Beta,
-    ranked: &RankedItems,
+    ranked: RankedItems,
 ) -> Result<Tensor<1>> {
     let (of_policy, rewards) = policy.compared_with(reference, beta)?;
     let [rankings, items] = rewards.dims();
-    let Known { place, present } = Known::new(ranked, &rewards)?;
+    ranked.check(&rewards)?;
     if rankings == 0 {
         return Ok(independent_of(Tensor::zeros([0], (&rewards.device(), rewards.dtype())), &of_policy));
     }
+    let Known { place, present } = Known::new(ranked, &rewards);
     let cube = [rankings, items, items];
     // [ranking, place k, item j]: the lead of j over k, where j is a present item after a known place k
     let rewards = rewards.mask_fill(present.clone().bool_not(), 0.0);
@@ -117,39 +118,49 @@ struct Known {
     present: Tensor<2, Bool>,
 }
 
-impl Known {
-    fn new(ranked: &RankedItems, rewards: &Tensor<2>) -> Result<Self> {
+impl RankedItems<'_> {
+    /// That it goes with these rankings.
+    fn check(self, rewards: &Tensor<2>) -> Result<()> {
         let [rankings, items] = rewards.dims();
-        let device = rewards.device();
-        let index = {
-            let index: Vec<i32> = (0..items as i32).collect();
-            let index =
-                Tensor::<1, Int>::from_data(TensorData::new(index, [items]), (&device, burn_tensor::DType::I32));
-            index.reshape([1, items]).expand([rankings, items])
-        };
-        match ranked {
-            RankedItems::All => Self::new(&RankedItems::First(items), rewards),
-            RankedItems::First(ranked) if *ranked > items => Err(Error::Parameter {
+        match self {
+            RankedItems::First(ranked) if ranked > items => Err(Error::Parameter {
                 name: "the number of ranked items",
-                value: *ranked as f64,
+                value: ranked as f64,
                 expected: "at most the number of items",
             }),
-            RankedItems::First(ranked) => {
-                Ok(Self { place: index.clone().lower_elem(*ranked as i64), present: index.lower_elem(items as i64) })
-            }
+            RankedItems::All | RankedItems::First(_) => Ok(()),
             RankedItems::Each { ranked, present } => {
-                let below = |what, counts: &Tensor<1, Int>| {
+                for (what, counts) in [("ranked", ranked), ("present", present)] {
                     if counts.dims() != [rankings] {
                         let actual = counts.dims().to_vec();
                         return Err(Error::Shape { what, expected: vec![rankings], actual });
                     }
                     check_int(what, counts)?;
-                    check_same_device("policy", &device, what, &counts.device())?;
-                    let counts = counts.clone().without_autodiff().cast(IntDType::I32);
-                    Ok(index.clone().lower(counts.reshape([rankings, 1]).expand([rankings, items])))
-                };
-                let (place, present) = (below("ranked", ranked)?, below("present", present)?);
-                Ok(Self { place: place.bool_and(present.clone()), present })
+                    check_same_device("policy", &rewards.device(), what, &counts.device())?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Known {
+    fn new(ranked: RankedItems, rewards: &Tensor<2>) -> Self {
+        let [rankings, items] = rewards.dims();
+        let index: Vec<i32> = (0..items as i32).collect();
+        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [items]), (&rewards.device(), DType::I32));
+        let index = index.reshape([1, items]).expand([rankings, items]);
+        let below = |counts: &Tensor<1, Int>| {
+            let counts = counts.clone().without_autodiff().cast(IntDType::I32);
+            index.clone().lower(counts.reshape([rankings, 1]).expand([rankings, items]))
+        };
+        let first = |count: usize| index.clone().lower_elem(count as i64);
+        match ranked {
+            RankedItems::All => Self { place: first(items), present: first(items) },
+            RankedItems::First(ranked) => Self { place: first(ranked), present: first(items) },
+            RankedItems::Each { ranked, present } => {
+                let present = below(present);
+                Self { place: below(ranked).bool_and(present.clone()), present }
             }
         }
     }

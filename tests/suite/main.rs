@@ -18,6 +18,7 @@
 //! `batch`, `pairs` and `measured`, `host` moves numbers. A few cases by default; `BURN_DPO_CASES=1000 cargo test --test suite` goes deeper.
 
 mod batch;
+mod configuration;
 mod contracts;
 mod devices;
 mod errors;
@@ -40,3 +41,4 @@ mod reference;
 mod reference_losses;
 mod statistics;
 mod tolerance;
+mod unpaired;
