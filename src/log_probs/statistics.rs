@@ -5,7 +5,7 @@ use burn_tensor::{Bool, DType, Int, IntDType, Tensor};
 
 use super::{
     TokenLogProbs,
-    token::{Rows, Selected, Softmax, accurate_sums, count, select, softmax, sum_in_blocks},
+    token::{Rows, Softmax, accurate_sums, count, nothing_to_predict, select, softmax, sum_in_blocks},
 };
 use crate::{
     Completions, Result,
@@ -77,10 +77,10 @@ use crate::{
 /// Shannon's entropy, and Rényi's of order 2 (`−log Σ p²`), which WPO weighs tokens by (arXiv:2406.11827). The same
 /// quantities as `entropy_from_logits` and the WPO term in TRL.
 pub fn token_statistics(logits: Tensor<3>, completions: &Completions) -> Result<TokenStatistics> {
-    let (logits, rows) = match select(logits, completions)? {
-        Selected::Nothing(log_probs) => return Ok(TokenStatistics::of_nothing(log_probs)),
-        Selected::Rows { logits, rows } => (logits, rows),
-    };
+    if let Some(nothing) = nothing_to_predict(&logits, completions)? {
+        return Ok(TokenStatistics::of_nothing(nothing));
+    }
+    let (logits, rows) = select(logits, completions);
     let softmax = softmax(logits.clone());
     let constant = logits.clone().without_autodiff();
 

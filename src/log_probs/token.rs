@@ -60,22 +60,37 @@ use crate::{
 /// # Source
 /// The softmax likelihood of an autoregressive model; the same quantity as `selective_log_softmax` in TRL.
 pub fn token_log_probs(logits: Tensor<3>, completions: &Completions) -> Result<TokenLogProbs> {
-    Ok(match select(logits, completions)? {
-        Selected::Nothing(log_probs) => log_probs,
-        Selected::Rows { logits, rows } => rows.log_probs(softmax(logits)),
-    })
+    if let Some(nothing) = nothing_to_predict(&logits, completions)? {
+        return Ok(nothing);
+    }
+    let (logits, rows) = select(logits, completions);
+    Ok(rows.log_probs(softmax(logits)))
 }
 
-/// What is left of a batch when everything uncounted is out of sight.
-pub(super) enum Selected {
-    /// Nothing to predict: empty log-probs, in the graph of the logits.
-    Nothing(TokenLogProbs),
-    /// One row per position.
-    Rows {
-        /// `[rows, vocab]`, in the format that is computed in and in the caller's graph; all 0 where nothing is counted.
-        logits: Tensor<2>,
-        rows: Rows,
-    },
+/// Checks that logits and completions fit. If nothing is predicted, the empty log-probs, in the graph of the logits.
+pub(super) fn nothing_to_predict(logits: &Tensor<3>, completions: &Completions) -> Result<Option<TokenLogProbs>> {
+    let [sequences, time, vocab] = logits.dims();
+    if [sequences, time] != completions.dims() {
+        let [expected_sequences, expected_time] = completions.dims();
+        return Err(Error::Shape {
+            what: "logits",
+            expected: vec![expected_sequences, expected_time, vocab],
+            actual: vec![sequences, time, vocab],
+        });
+    }
+    if vocab == 0 {
+        return Err(Error::EmptyVocabulary { what: "logits" });
+    }
+    check_float("logits", logits)?;
+    check_same_device("logits", &logits.device(), "completions", &completions.device())?;
+
+    let predicted = time.saturating_sub(1);
+    if sequences * predicted > 0 {
+        return Ok(None);
+    }
+    let nothing = Tensor::zeros([sequences, predicted], (&completions.device(), arithmetic_dtype(logits.dtype())));
+    let counted = completions.mask().slice(s![.., 0..predicted]);
+    Ok(Some(TokenLogProbs { values: independent_of(nothing, logits), counted }))
 }
 
 /// What each row predicts.
@@ -90,32 +105,12 @@ pub(super) struct Rows {
     counted: Tensor<2, Bool>,
 }
 
-/// Checks that logits and completions fit, and makes what is not counted invisible.
+/// The logits, one row per position, `[rows, vocab]`, in the format that is computed in and in the caller's graph; all 0
+/// where nothing is counted. And what each row predicts.
 ///
 /// Uncounted rows leave before anything is computed from them: a NaN times 0 would still be NaN in the gradient.
-pub(super) fn select(logits: Tensor<3>, completions: &Completions) -> Result<Selected> {
+pub(super) fn select(logits: Tensor<3>, completions: &Completions) -> (Tensor<2>, Rows) {
     let [sequences, time, vocab] = logits.dims();
-    if [sequences, time] != completions.dims() {
-        let [expected_sequences, expected_time] = completions.dims();
-        return Err(Error::Shape {
-            what: "logits",
-            expected: vec![expected_sequences, expected_time, vocab],
-            actual: vec![sequences, time, vocab],
-        });
-    }
-    if vocab == 0 {
-        return Err(Error::EmptyVocabulary { what: "logits" });
-    }
-    check_float("logits", &logits)?;
-    check_same_device("logits", &logits.device(), "completions", &completions.device())?;
-
-    let predicted = time.saturating_sub(1);
-    if sequences * predicted == 0 {
-        let nothing = Tensor::zeros([sequences, predicted], (&completions.device(), arithmetic_dtype(logits.dtype())));
-        let counted = completions.mask().slice(s![.., 0..predicted]);
-        return Ok(Selected::Nothing(TokenLogProbs { values: independent_of(nothing, &logits), counted }));
-    }
-
     let NextTokens { ids, counted } = completions.next_tokens();
     let rows = sequences * time;
     let uncounted = counted.clone().bool_not().reshape([rows, 1]);
@@ -125,7 +120,7 @@ pub(super) fn select(logits: Tensor<3>, completions: &Completions) -> Result<Sel
     let ids = ids.mask_fill(uncounted.clone().bool_or(out_of_range.clone()), 0);
     let logits =
         to_arithmetic_dtype(logits).reshape([rows, vocab]).mask_fill(uncounted.clone().expand([rows, vocab]), 0.0);
-    Ok(Selected::Rows { logits, rows: Rows { ids, out_of_range, uncounted, counted } })
+    (logits, Rows { ids, out_of_range, uncounted, counted })
 }
 
 /// Each row's softmax before it is normalised.
