@@ -43,8 +43,7 @@ impl TokenLogProbs {
     /// ```
     ///
     /// # Edge cases
-    /// `α = 0` leaves the tokens beyond `ℓ` out, so that the sum does not see NaN there (the gradient of logits that are
-    /// NaN is NaN all the same); any other `α` scales what there is. Beside an empty completion all of the other is
+    /// `α = 0` leaves the tokens beyond `ℓ` out: NaN there changes no sum and no gradient; any other `α` scales what there is. Beside an empty completion all of the other is
     /// beyond.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use burn_tensor::{Bool, DType, Int, IntDType, Tensor};
 
 use super::{
     TokenLogProbs,
-    token::{Rows, Softmax, accurate_sums, check, count, nothing_to_predict, select, softmax, sum_in_blocks},
+    token::{Rows, Softmax, accurate_sums, count, nothing_to_predict, select, softmax, sum_in_blocks},
 };
 use crate::{
     Completions, Result,
@@ -77,12 +77,11 @@ use crate::{
 /// Shannon's entropy, and Rényi's of order 2 (`−log Σ p²`), which WPO weighs tokens by (arXiv:2406.11827). The same
 /// quantities as `entropy_from_logits` and the WPO term in TRL.
 pub fn token_statistics(logits: Tensor<3>, completions: &Completions) -> Result<TokenStatistics> {
-    check(&logits, completions)?;
-    if let Some(nothing) = nothing_to_predict(&logits, completions) {
+    if let Some(nothing) = nothing_to_predict(&logits, completions)? {
         return Ok(TokenStatistics::of_nothing(nothing));
     }
     let (logits, rows) = select(logits, completions);
-    let softmax = softmax(logits.clone());
+    let softmax = softmax(&logits);
     let constant = logits.clone().without_autodiff();
 
     let no_argmax = softmax.max.clone().is_nan().bool_or(rows.uncounted.clone()).bool_or(rows.out_of_range.clone());
@@ -93,14 +92,15 @@ pub fn token_statistics(logits: Tensor<3>, completions: &Completions) -> Result<
     let spread = Spread::of(&softmax);
     let log_sum_sq_probs = rows.counted_only(spread.log_sum_sq_probs());
     let entropy = spread.entropy();
-    let entropy = if logits.is_tracked() { closed_form(entropy, [(logits, spread.gradient())]) } else { entropy };
+    let entropy =
+        if logits.is_tracked() { closed_form(entropy, [(logits.clone(), spread.gradient())]) } else { entropy };
 
     Ok(TokenStatistics {
         entropy: rows.counted_only(entropy),
         log_sum_sq_probs,
         mean_logit,
         is_argmax: rows.predictions(is_argmax),
-        log_probs: rows.log_probs(softmax),
+        log_probs: rows.log_probs(logits, softmax),
     })
 }
 
@@ -134,8 +134,8 @@ struct Spread {
 
 impl Spread {
     fn of(softmax: &Softmax) -> Self {
-        let exp = softmax.exp.clone().without_autodiff();
-        let depth = softmax.shifted.clone().without_autodiff().neg();
+        let exp = softmax.exp.clone();
+        let depth = softmax.shifted.clone().neg();
         let largest = depth.clone().equal_elem(0.0);
         let infinite = depth.clone().is_inf();
         let depth = depth.mask_fill(infinite, 0.0);

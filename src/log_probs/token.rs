@@ -1,12 +1,12 @@
 //! What a causal model's logits say of each completion token.
 
-use burn_tensor::{Bool, DType, Int, IntDType, Tensor, kind::Basic, s};
+use burn_tensor::{Bool, DType, IndexingUpdateOp, Int, IntDType, Tensor, kind::Basic, s};
 
 use super::SequenceLogProbs;
 use crate::{
     Completions, Error, Result,
     completions::NextTokens,
-    ops::{arithmetic_dtype, check_float, check_same_device, independent_of, to_arithmetic_dtype},
+    ops::{arithmetic_dtype, check_float, check_same_device, closed_form, independent_of, to_arithmetic_dtype},
 };
 
 /// The log-probability of every completion token, from the logits of a causal model.
@@ -60,12 +60,38 @@ use crate::{
 /// # Source
 /// The softmax likelihood of an autoregressive model; the same quantity as `selective_log_softmax` in TRL.
 pub fn token_log_probs(logits: Tensor<3>, completions: &Completions) -> Result<TokenLogProbs> {
-    check(&logits, completions)?;
-    if let Some(nothing) = nothing_to_predict(&logits, completions) {
+    if let Some(nothing) = nothing_to_predict(&logits, completions)? {
         return Ok(nothing);
     }
     let (logits, rows) = select(logits, completions);
-    Ok(rows.log_probs(softmax(logits)))
+    let softmax = softmax(&logits);
+    Ok(rows.log_probs(logits, softmax))
+}
+
+/// Checks that logits and completions fit. If nothing is predicted, the empty log-probs, in the graph of the logits.
+pub(super) fn nothing_to_predict(logits: &Tensor<3>, completions: &Completions) -> Result<Option<TokenLogProbs>> {
+    let [sequences, time, vocab] = logits.dims();
+    if [sequences, time] != completions.dims() {
+        let [expected_sequences, expected_time] = completions.dims();
+        return Err(Error::Shape {
+            what: "logits",
+            expected: vec![expected_sequences, expected_time, vocab],
+            actual: vec![sequences, time, vocab],
+        });
+    }
+    if vocab == 0 {
+        return Err(Error::EmptyVocabulary { what: "logits" });
+    }
+    check_float("logits", logits)?;
+    check_same_device("logits", &logits.device(), "completions", &completions.device())?;
+
+    let predicted = time.saturating_sub(1);
+    if sequences * predicted > 0 {
+        return Ok(None);
+    }
+    let nothing = Tensor::zeros([sequences, predicted], (&completions.device(), arithmetic_dtype(logits.dtype())));
+    let counted = completions.mask().slice(s![.., 0..predicted]);
+    Ok(Some(TokenLogProbs { values: independent_of(nothing, logits), counted }))
 }
 
 /// What each row predicts.
@@ -80,37 +106,8 @@ pub(super) struct Rows {
     counted: Tensor<2, Bool>,
 }
 
-/// That logits and completions fit.
-pub(super) fn check(logits: &Tensor<3>, completions: &Completions) -> Result<()> {
-    let [sequences, time, vocab] = logits.dims();
-    if [sequences, time] != completions.dims() {
-        let [expected_sequences, expected_time] = completions.dims();
-        return Err(Error::Shape {
-            what: "logits",
-            expected: vec![expected_sequences, expected_time, vocab],
-            actual: vec![sequences, time, vocab],
-        });
-    }
-    if vocab == 0 {
-        return Err(Error::EmptyVocabulary { what: "logits" });
-    }
-    check_float("logits", logits)?;
-    check_same_device("logits", &logits.device(), "completions", &completions.device())
-}
-
-/// Empty log-probs, in the graph of the logits, where there is no token to predict.
-pub(super) fn nothing_to_predict(logits: &Tensor<3>, completions: &Completions) -> Option<TokenLogProbs> {
-    let [sequences, time] = completions.dims();
-    let predicted = time.saturating_sub(1);
-    (sequences * predicted == 0).then(|| {
-        let nothing = Tensor::zeros([sequences, predicted], (&completions.device(), arithmetic_dtype(logits.dtype())));
-        let counted = completions.mask().slice(s![.., 0..predicted]);
-        TokenLogProbs { values: independent_of(nothing, logits), counted }
-    })
-}
-
-/// One row per position, with everything uncounted out of sight: the logits, `[rows, vocab]`, in the format that is computed
-/// in and in the caller's graph, all 0 where nothing is counted, and what each predicts.
+/// The logits, one row per position, `[rows, vocab]`, in the format that is computed in and in the caller's graph; all 0
+/// where nothing is counted. And what each row predicts.
 ///
 /// Uncounted rows leave before anything is computed from them: a NaN times 0 would still be NaN in the gradient.
 pub(super) fn select(logits: Tensor<3>, completions: &Completions) -> (Tensor<2>, Rows) {
@@ -127,9 +124,9 @@ pub(super) fn select(logits: Tensor<3>, completions: &Completions) -> (Tensor<2>
     (logits, Rows { ids, out_of_range, uncounted, counted })
 }
 
-/// Each row's softmax before it is normalised.
+/// Each row's softmax before it is normalised, as constants.
 pub(super) struct Softmax {
-    /// `m`, the largest logit, `[rows, 1]`, a constant; it may be infinite or NaN.
+    /// `m`, the largest logit, `[rows, 1]`; it may be infinite or NaN.
     pub(super) max: Tensor<2>,
     /// `z − m`, `[rows, vocab]`.
     pub(super) shifted: Tensor<2>,
@@ -137,21 +134,28 @@ pub(super) struct Softmax {
     pub(super) exp: Tensor<2>,
 }
 
-pub(super) fn softmax(logits: Tensor<2>) -> Softmax {
-    let max = logits.clone().without_autodiff().max_dim(1);
+pub(super) fn softmax(logits: &Tensor<2>) -> Softmax {
+    let logits = logits.clone().without_autodiff();
+    let max = logits.clone().max_dim(1);
     let shifted = logits - finite_or_zero(max.clone());
     Softmax { exp: shifted.clone().exp(), shifted, max }
 }
 
 impl Rows {
-    /// `log p = (z_y − m) − log Σ_v exp(z_v − m)`.
-    pub(super) fn log_probs(&self, Softmax { shifted, exp, .. }: Softmax) -> TokenLogProbs {
-        let log_sum = row_sums(exp).log();
-        let ones = log_sum.clone().without_autodiff().ones_like();
-        let log_probs = (shifted.gather(1, self.ids.clone()) - log_sum)
-            // by multiplication, so that NaN is in the gradient as well
-            .mul(ones.mask_fill(self.out_of_range.clone(), f64::NAN))
-            .mask_fill(self.uncounted.clone(), 0.0);
+    /// `log p = (z_y − m) − log Σ_v exp(z_v − m)`, whose derivative in `z_v` is `1[v = y] − exp(z_v − m)/Σ`.
+    pub(super) fn log_probs(&self, logits: Tensor<2>, Softmax { shifted, exp, .. }: Softmax) -> TokenLogProbs {
+        let sum = sum_in_blocks(exp.clone());
+        let value = shifted.gather(1, self.ids.clone()) - sum.clone().log();
+        let value = value.mask_fill(self.out_of_range.clone(), f64::NAN);
+        let log_probs = if logits.is_tracked() {
+            let ones = sum.ones_like();
+            let derivative = (exp / sum).neg().scatter(1, self.ids.clone(), ones, IndexingUpdateOp::Add);
+            let nowhere = self.out_of_range.clone().expand(derivative.dims());
+            closed_form(value, [(logits, derivative.mask_fill(nowhere, f64::NAN))])
+        } else {
+            value
+        };
+        let log_probs = log_probs.mask_fill(self.uncounted.clone(), 0.0);
         TokenLogProbs { values: self.predictions(log_probs), counted: self.predictions(self.counted.clone()) }
     }
 

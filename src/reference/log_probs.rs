@@ -135,7 +135,8 @@ impl<'a> TokenRows<'a> {
         &self.logits[cell * self.vocab..][..self.vocab]
     }
 
-    /// The gradient of `Σ upstream · f`, of which `partials` gives each position's `∂f/∂z`.
+    /// The gradient of `Σ upstream · f`, of which `partials` gives each position's `∂f/∂z`. What is weighed by 0 adds 0,
+    /// NaN too.
     fn gradient(&self, upstream: &[f64], partials: impl Fn(&[f64], i64) -> Vec<f64>) -> Result<Vec<f64>> {
         self.check()?;
         let expected = self.predictions().count();
@@ -144,7 +145,7 @@ impl<'a> TokenRows<'a> {
         }
         let mut gradient = vec![0.0; self.logits.len()];
         for (prediction, scale) in self.predictions().zip(upstream) {
-            let Some((cell, token)) = prediction else { continue };
+            let Some((cell, token)) = prediction.filter(|_| *scale != 0.0) else { continue };
             let row = partials(self.position(cell), token);
             for (out, partial) in gradient[cell * self.vocab..].iter_mut().zip(row) {
                 *out = scale * partial;
@@ -166,7 +167,8 @@ pub fn token_log_probs(rows: TokenRows<'_>) -> Result<Vec<f64>> {
 }
 
 /// `[sequences, time, vocab]`: the gradient of `Σ upstream · log-prob` in the logits, with `upstream` shaped like
-/// [`token_log_probs`]. Zero at uncounted positions, whatever `upstream` holds there.
+/// [`token_log_probs`]. Zero at uncounted positions, whatever `upstream` holds there, and
+/// where `upstream` is 0, whatever the logits are.
 ///
 /// # Errors
 /// [`Error::Shape`] if the slices do not fit each other.
@@ -206,7 +208,8 @@ pub fn token_statistics(rows: TokenRows<'_>) -> Result<Vec<TokenStatistic>> {
 }
 
 /// `[sequences, time, vocab]`: the gradient of `Σ upstream · entropy` in the logits, with `upstream` shaped like
-/// [`token_statistics`]. Zero at uncounted positions, whatever `upstream` holds there.
+/// [`token_statistics`]. Zero at uncounted positions, whatever `upstream` holds there, and
+/// where `upstream` is 0, whatever the logits are.
 ///
 /// # Errors
 /// [`Error::Shape`] if the slices do not fit each other.

@@ -11,7 +11,9 @@ use proptest::{collection::vec, prelude::*, test_runner::TestCaseResult};
 use crate::{
     batch::Batch,
     devices::{Tested, for_all, on_every_device},
-    generators::{batches, betas, id_out_of_range, junk, paired_batches, wild_batches, wild_sums},
+    generators::{
+        batches, batches_that_predict, betas, id_out_of_range, junk, paired_batches, wild_batches, wild_sums,
+    },
     host::{bits, booleans, expect_close, flags, floats, gradient_of_sum, integers, numbers, whole_numbers},
     pairs::{Model, Outcome, Sums, beta},
     tolerance::{self, Rounding},
@@ -222,7 +224,9 @@ fn an_id_outside_the_vocabulary_gives_nan_there_and_nowhere_else() {
                 let expected = if there { f64::NAN } else { good.log_probs[prediction] };
                 prop_assert_eq!(bits(&[actual.log_probs[prediction]]), bits(&[expected]), "log-prob {}", prediction);
                 let row = batch.row(position);
-                if there {
+                if there && batch.upstream[prediction] == 0.0 {
+                    prop_assert!(actual.gradient[row].iter().all(|&x| x == 0.0), "gradient at {}", position);
+                } else if there {
                     prop_assert!(actual.gradient[row].iter().all(|x| x.is_nan()), "gradient at {}", position);
                 } else {
                     prop_assert_eq!(bits(&actual.gradient[row.clone()]), bits(&good.gradient[row]), "at {}", position);
@@ -567,6 +571,29 @@ fn results_have_the_documented_shapes() {
         prop_assert_eq!(completions.device(), on.device.clone());
         prop_assert_eq!(whole_numbers(&completions.tokens()), batch.tokens.clone());
         prop_assert_eq!(booleans(&completions.mask()), batch.mask.clone());
+        Ok(())
+    });
+}
+
+/// A gradient of 0 that arrives leaves as 0, through logits that are NaN too: a token that is weighed by nothing pulls on
+/// nothing.
+#[test]
+fn a_counted_token_without_weight_pulls_on_nothing_even_where_its_logits_are_nan() {
+    for_all((batches_that_predict(), vec(any::<bool>(), 4 * 6), junk()), |on, (batch, unused, junk)| {
+        let (mut clean, mut poisoned) = (batch.clone(), batch.clone());
+        let width = batch.time - 1;
+        for (prediction, _) in unused.iter().enumerate().take(batch.sequences * width).filter(|(_, unused)| **unused) {
+            let position = prediction / width * batch.time + prediction % width;
+            clean.upstream[prediction] = 0.0;
+            poisoned.upstream[prediction] = 0.0;
+            poisoned.logits[batch.row(position)].fill(junk.numbers[0]);
+        }
+        let [clean, poisoned] =
+            [clean, poisoned].map(|batch| batch.score_with_gradient(&on.device, DType::F32).gradient);
+        let used = |gradient: &[f64]| -> Vec<f64> {
+            gradient.iter().copied().map(|x| if x == 0.0 { 0.0 } else { x }).collect() // −0 is 0
+        };
+        prop_assert_eq!(bits(&used(&poisoned)), bits(&used(&clean)));
         Ok(())
     });
 }

@@ -6,7 +6,7 @@ use burn_dpo::{
     reference::{self, TokenStatistic},
     token_log_probs, token_statistics,
 };
-use proptest::{prelude::*, sample::select};
+use proptest::{prelude::*, sample::select, test_runner::TestCaseResult};
 
 use crate::{
     batch::Batch,
@@ -615,34 +615,77 @@ fn statistics_of_a_nearly_certain_model_are_accurate_relative_to_themselves() {
         let mut worst = [0.0f64; 3];
         for vocab in [2, 5, 64, 1000, 32_000] {
             for gap in [0.0f32, 0.1, 1.0, 5.0, 10.0, 17.0, 25.0, 40.0, 60.0] {
-                let near = |v: usize| -gap * (1.0 + (v as f32 * 0.618_034).fract() / 4.0);
-                let row: Vec<f32> = (0..vocab).map(|v| if v == vocab / 2 { 0.0 } else { near(v) }).collect();
-                let batch = Batch {
-                    sequences: 1,
-                    time: 2,
-                    vocab,
-                    logits: [row.clone(), vec![0.0; vocab]].concat(),
-                    tokens: vec![0, 0],
-                    mask: vec![false, true],
-                    upstream: vec![1.0],
-                };
-                let (actual, exact) = (measured(&batch, on, DType::F32), expected(&batch));
-                let norm = |numbers: &[f64]| numbers.iter().map(|x| x * x).sum::<f64>().sqrt();
-                let difference: Vec<f64> = actual.gradient.iter().zip(&exact.gradient).map(|(a, b)| a - b).collect();
-                let size = norm(&exact.gradient);
-                let errors = [
-                    (actual.entropy[0] / exact.entropy[0] - 1.0).abs(),
-                    (actual.log_sum_sq_probs[0] / exact.log_sum_sq_probs[0] - 1.0).abs(),
-                    // Before that, d − D is a small difference of numbers that are rounded each.
-                    if gap < 17.0 { 0.0 } else { norm(&difference) / size },
-                ];
-                for (worst, error) in worst.iter_mut().zip(errors) {
-                    *worst = worst.max(error);
-                    prop_assert!(error <= tolerance::NEAR_CERTAINTY, "{vocab} ids, gap {gap}: {errors:?}");
-                }
+                let below = |v: usize| gap * (1.0 + (v as f32 * 0.618_034).fract() / 4.0);
+                expect_relative(on, vocab, below, &mut worst)?;
             }
         }
-        println!("{}: entropy, log Σ p², gradient near certainty: at most {worst:?} off, relative", on.name);
+        println!("{}: entropy, log Σ p², gradient: at most {worst:?} off, relative", on.name);
+        Ok(())
+    });
+}
+
+/// A winner and 256 k equal losers, whose sum loses the same way at every addition.
+#[test]
+fn statistics_over_a_vocabulary_of_256_k_are_accurate() {
+    on_every_device(|on| {
+        let mut worst = [0.0f64; 3];
+        for gap in [0.1f32, 8.7, 12.5, 20.3] {
+            expect_relative(on, 1 << 18, |_| gap, &mut worst)?;
+        }
+        println!("{}: entropy, log Σ p², gradient over 256 k ids: at most {worst:?} off, relative", on.name);
+        Ok(())
+    });
+}
+
+/// Entropy, log Σ p² and the norm of the gradient, where one logit is 0 and the others that far below.
+fn expect_relative(on: &Tested, vocab: usize, below: impl Fn(usize) -> f32, worst: &mut [f64; 3]) -> TestCaseResult {
+    let row: Vec<f32> = (0..vocab).map(|v| if v == vocab / 2 { 0.0 } else { -below(v) }).collect();
+    let batch = Batch {
+        sequences: 1,
+        time: 2,
+        vocab,
+        logits: [row, vec![0.0; vocab]].concat(),
+        tokens: vec![0, 0],
+        mask: vec![false, true],
+        upstream: vec![1.0],
+    };
+    let (actual, exact) = (measured(&batch, on, DType::F32), expected(&batch));
+    let norm = |numbers: &[f64]| numbers.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let difference: Vec<f64> = actual.gradient.iter().zip(&exact.gradient).map(|(a, b)| a - b).collect();
+    let errors = [
+        (actual.entropy[0] / exact.entropy[0] - 1.0).abs(),
+        (actual.log_sum_sq_probs[0] / exact.log_sum_sq_probs[0] - 1.0).abs(),
+        // In doubt d − Σ p d is a small difference of numbers that are rounded each.
+        if below(0) < 17.0 { 0.0 } else { norm(&difference) / norm(&exact.gradient) },
+    ];
+    for (worst, error) in worst.iter_mut().zip(errors) {
+        *worst = worst.max(error);
+        prop_assert!(error <= tolerance::NEAR_CERTAINTY, "{vocab} ids, {} below: {errors:?}", below(0));
+    }
+    Ok(())
+}
+
+/// The largest finite logits: their mean is a number although their sum is not.
+#[test]
+fn no_finite_logit_overflows_a_statistic() {
+    on_every_device(|on| {
+        let rows = [[f32::MAX; 2], [f32::MIN; 2], [f32::MAX, f32::MIN], [0.0, f32::MIN], [0.0; 2]];
+        let batch = Batch {
+            sequences: 1,
+            time: 5,
+            vocab: 2,
+            logits: rows.concat(),
+            tokens: vec![0; 5],
+            mask: vec![true; 5],
+            upstream: vec![1.0; 4],
+        };
+        let actual = measured(&batch, on, DType::F32);
+        let (max, ln_2) = (f64::from(f32::MAX), std::f64::consts::LN_2);
+        prop_assert_eq!(&actual.mean_logit, &[max, -max, 0.0, -max / 2.0]);
+        expect_close("entropy", DType::F32, &actual.entropy, &[ln_2, ln_2, 0.0, 0.0], |_| 1e-6)?;
+        expect_close("log Σ p²", DType::F32, &actual.log_sum_sq_probs, &[-ln_2, -ln_2, 0.0, 0.0], |_| 1e-6)?;
+        prop_assert_eq!(actual.gradient, [0.0; 10]);
+        prop_assert_eq!(actual.is_argmax, [true; 4]);
         Ok(())
     });
 }
@@ -856,6 +899,34 @@ fn an_ld_alpha_of_0_does_not_see_nan_beyond_the_shorter_length() {
     });
 }
 
+/// 4096 tokens, each rounded the same way if their sum is.
+#[test]
+fn length_desensitized_sums_of_long_completions_are_rounded_about_once() {
+    on_every_device(|on| {
+        let time = 4097;
+        for gap in [0.01f32, 0.1, 1.7, 3.3, 6.6, -6.0] {
+            let near = |t: usize| gap * (1.0 + (t as f32 * 0.618_034).fract() / 50.0);
+            let batch = Batch {
+                sequences: 2,
+                time,
+                vocab: 2,
+                logits: (0..2 * time).flat_map(|t| [near(t), 0.0]).collect(),
+                tokens: vec![1; 2 * time],
+                mask: (0..2 * time).map(|t| t < time + 11).collect(),
+                upstream: vec![1.0; 2 * (time - 1)],
+            };
+            let values = numbers(&batch.score(&on.device, DType::F32).values());
+            let (within, beyond) = values[..time - 1].split_at(10);
+            let exact = exact_sum(within) + exact_sum(beyond) / 2.0;
+            let actual = desensitized(&batch, &on.device, DType::F32, 0.5);
+            let ulp = f64::from((exact.abs() as f32).next_up() - exact.abs() as f32);
+            // The tail's sum as long sums are, half of it exact; half an ulp each of the head's sum and of adding them.
+            expect_close("sum", DType::F32, &actual[..1], &[exact], |_| (tolerance::LONG_SUM_ULPS + 1.0) * ulp)?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_stack_that_cannot_be_halved_has_no_pairs() {
     on_every_device(|on| {
@@ -951,7 +1022,7 @@ fn wpo_weights_are_not_clamped() {
             time: 2,
             vocab: 2,
             logits: [[0.0, 1.0, 0.0, 0.0], [0.0, -inf, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]].concat(),
-            tokens: vec![0, 1].repeat(4),
+            tokens: [0, 1].repeat(4),
             mask: [false, true].repeat(4),
             upstream: vec![1.0; 4],
         };

@@ -39,7 +39,7 @@ pub const HALF_INPUT: f64 = 2e-6;
 /// lose half a unit per addition, 96 in all (5.7e-6), beside 2 for each of at most 25 nats of `|log p|` (3e-6).
 pub const WIDE_VOCABULARY: f64 = 1e-5;
 
-/// Relative: entropy, `log Σ p²` and, near certainty, the norm of the entropy's gradient, for 32 k ids at most 75 below the
+/// Relative: entropy, `log Σ p²` and, near certainty, the norm of the entropy's gradient, for 256 k ids at most 75 below the
 /// largest. On a GPU `exp(−75)` errs by 306 units of rounding and the subtraction before it makes 75 more; a sum in three
 /// levels of 64 adds 192, the rest a few dozen: 630 units, 3.8e-5, and the second order of what each of them is the most.
 pub const NEAR_CERTAINTY: f64 = 4e-5;
