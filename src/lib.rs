@@ -69,7 +69,8 @@
 //! - **What the mask leaves out cannot be seen**: NaN, ±inf or any id there changes no value and no gradient.
 //! - **A completion without counted tokens** has log-prob 0 and gradient 0, and [`PreferenceMetrics`] counts it.
 //! - **Bad shapes, lengths and parameters are an [`Error`]**, which names what, where and both numbers. Nothing panics.
-//! - **Data is not read back** from the device, but where metrics are asked for. NaN in one pair stays in that pair.
+//! - **Data is not read back** from the device, but where metrics, a [`RunningMean`] or [`ReferenceDrift`] are asked for.
+//!   NaN in one pair stays in that pair.
 //! - **The reference has no gradient**, whatever its tensors come with.
 //! - **f16 and bf16 in, f32 arithmetic, f32 out**; f64 stays f64.
 //! - **Where policy and reference agree**, the loss is `ln 2` and its gradient exactly `∓β/2`.

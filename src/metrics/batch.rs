@@ -1,16 +1,15 @@
 //! From one batch on a device to its metrics, in one transfer.
 
-use std::fmt;
-
-use burn_tensor::{Bool, DType, FloatDType, Int, IntDType, Tensor, TensorData};
+use burn_tensor::{Bool, Tensor, TensorData, kind::Basic};
 
 use super::{
-    non_finite::{MeasuredTensor, NonFinite, NonFiniteValue},
+    columns::{Columns, first_non_finite, row_counts, summed_k3, unreadable},
+    pair::{Pair, Statistics, TokenLevel},
     preference::PreferenceMetrics,
     sum::Sides,
 };
 use crate::{
-    Beta, Error, PairLogProbs, Result, SequenceStatistics, TokenLogProbs, numerics,
+    Beta, Error, PairLogProbs, Result, SequenceStatistics, TokenLogProbs,
     ops::{check_float, check_same_device},
     pairs::expect_pairs,
 };
@@ -181,11 +180,7 @@ impl<'a> PreferenceBatch<'a> {
         Err(Error::Shape { what, expected: expected.to_vec(), actual: actual.to_vec() })
     }
 
-    fn check_device<const D: usize, K: burn_tensor::kind::Basic>(
-        &self,
-        what: &'static str,
-        tensor: &Tensor<D, K>,
-    ) -> Result<()> {
+    fn check_device<const D: usize, K: Basic>(&self, what: &'static str, tensor: &Tensor<D, K>) -> Result<()> {
         check_same_device(what, &tensor.device(), "policy", &self.policy.chosen().sum.device())
     }
 
@@ -225,137 +220,4 @@ impl<'a> PreferenceBatch<'a> {
         });
         Some(Pair { loss, beta, policy, reference, tokens, token_level, statistics })
     }
-}
-
-/// One pair's numbers on the host.
-pub(super) struct Pair {
-    pub loss: f64,
-    pub beta: f64,
-    pub policy: Sides<f64>,
-    pub reference: Sides<f64>,
-    pub tokens: Sides<u64>,
-    pub token_level: Option<TokenLevel>,
-    pub statistics: Option<Statistics>,
-}
-
-/// What came from log-probs of tokens: sums over them, how many there are, and the first one that is not finite.
-pub(super) struct TokenLevel {
-    pub k3: Sides<f64>,
-    pub tokens: Sides<u64>,
-    policy: Sides<Option<u64>>,
-    reference: Sides<Option<u64>>,
-}
-
-/// Sums over tokens, and how many there are.
-pub(super) struct Statistics {
-    pub entropy: Sides<f64>,
-    pub mean_logit: Sides<f64>,
-    pub hits: Sides<u64>,
-    pub tokens: Sides<u64>,
-}
-
-impl Pair {
-    /// `log π − log π_ref`, of each side.
-    pub fn log_ratio(&self) -> Sides<f64> {
-        Sides {
-            chosen: self.policy.chosen - self.reference.chosen,
-            rejected: self.policy.rejected - self.reference.rejected,
-        }
-    }
-
-    /// The first of its numbers that is not finite, causes before what they cause.
-    pub fn first_non_finite(&self, pair: u64) -> Option<NonFinite> {
-        let nowhere = Sides::default();
-        let (policy, reference) =
-            self.token_level.as_ref().map_or((nowhere, nowhere), |tokens| (tokens.policy, tokens.reference));
-        let numbers = [
-            (MeasuredTensor::PolicyChosen, self.policy.chosen, policy.chosen),
-            (MeasuredTensor::PolicyRejected, self.policy.rejected, policy.rejected),
-            (MeasuredTensor::ReferenceChosen, self.reference.chosen, reference.chosen),
-            (MeasuredTensor::ReferenceRejected, self.reference.rejected, reference.rejected),
-            (MeasuredTensor::Betas, self.beta, None),
-            (MeasuredTensor::Losses, self.loss, None),
-        ];
-        numbers.into_iter().find_map(|(tensor, number, token)| {
-            NonFiniteValue::of(number).map(|value| NonFinite { tensor, pair, token, value })
-        })
-    }
-}
-
-/// Columns of one number per pair, brought to one format: f64 if any float among them is, else f32.
-#[derive(Default)]
-struct Columns {
-    floats_are_wide: bool,
-    columns: Vec<Column>,
-}
-
-enum Column {
-    Floats(Tensor<1>),
-    Counts(Tensor<1, Int>),
-}
-
-impl Columns {
-    fn push(&mut self, numbers: &Tensor<1>) {
-        self.floats_are_wide |= numbers.dtype() == DType::F64;
-        self.columns.push(Column::Floats(numbers.clone().without_autodiff()));
-    }
-
-    fn push_counts(&mut self, counts: &Tensor<1, Int>) {
-        self.columns.push(Column::Counts(counts.clone().without_autodiff()));
-    }
-
-    fn stack(self) -> Tensor<1> {
-        let dtype = if self.floats_are_wide { FloatDType::F64 } else { FloatDType::F32 };
-        let cast = |column| match column {
-            Column::Floats(numbers) => numbers.cast(dtype),
-            Column::Counts(counts) => counts.cast(dtype),
-        };
-        Tensor::cat(self.columns.into_iter().map(cast).collect(), 0)
-    }
-}
-
-/// `Σ k₃(log π − log π_ref)` over each sequence's counted tokens, `[sequences]`; NaN where the two count different ones.
-fn summed_k3(policy: &TokenLogProbs, reference: &TokenLogProbs) -> Tensor<1> {
-    let [policy_values, reference_values] = [policy, reference].map(|model| model.values().without_autodiff());
-    let wide = policy_values.dtype() == DType::F64 || reference_values.dtype() == DType::F64;
-    let dtype = if wide { FloatDType::F64 } else { FloatDType::F32 };
-    let [sequences, width] = policy_values.dims();
-    if sequences * width == 0 {
-        return Tensor::zeros([sequences], (&policy_values.device(), DType::from(dtype)));
-    }
-    let [counted, counted_by_reference] = [policy, reference].map(|model| model.counted().without_autodiff());
-    let log_ratio = policy_values.cast(dtype) - reference_values.cast(dtype);
-    numerics::k3(log_ratio.mask_fill(counted.clone().bool_not(), 0.0))
-        .mask_fill(counted.not_equal(counted_by_reference), f64::NAN)
-        .sum_dim(1)
-        .squeeze_dim(1)
-}
-
-/// How many are true in each row, `[sequences]`.
-fn row_counts(flags: Tensor<2, Bool>) -> Tensor<1, Int> {
-    let [sequences, width] = flags.dims();
-    if sequences * width == 0 {
-        return Tensor::zeros([sequences], (&flags.device(), DType::I32));
-    }
-    flags.without_autodiff().int().cast(IntDType::I32).sum_dim(1).squeeze_dim(1)
-}
-
-/// The first column of each row that holds NaN or an infinity, `[sequences]`; the number of columns where none does.
-fn first_non_finite(values: Tensor<2>) -> Tensor<1, Int> {
-    let values = values.without_autodiff();
-    let [sequences, width] = values.dims();
-    let device = values.device();
-    if sequences * width == 0 {
-        return Tensor::zeros([sequences], (&device, DType::I32));
-    }
-    Tensor::<1, Int>::arange(0..width as i64, (&device, DType::I32))
-        .unsqueeze::<2>()
-        .expand([sequences, width])
-        .mask_fill(values.is_finite(), width as i64)
-        .min_dim(1)
-        .squeeze_dim(1)
-}
-
-pub(super) fn unreadable(what: &'static str, cause: impl fmt::Display) -> Error {
-    Error::Read { what, cause: cause.to_string() }
 }

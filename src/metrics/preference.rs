@@ -4,9 +4,10 @@ use burn_tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    batch::{Pair, PreferenceBatch, Statistics, TokenLevel},
+    batch::PreferenceBatch,
     histogram::MarginHistogram,
     non_finite::NonFinite,
+    pair::{Pair, Statistics, TokenLevel},
     sum::{Sides, Sum},
 };
 use crate::{Beta, PairLogProbs, Result};

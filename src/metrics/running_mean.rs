@@ -3,7 +3,7 @@
 use burn_tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use super::{batch::unreadable, sum::Sum};
+use super::{columns::unreadable, sum::Sum};
 use crate::{Result, ops::check_float};
 
 /// A mean over everything added so far, as a sum and a count: parts [`merge`](Self::merge) to the whole, whatever their

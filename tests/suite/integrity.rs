@@ -117,6 +117,21 @@ fn what_is_within_is_decided_by_the_largest_row() {
 }
 
 #[test]
+fn of_equal_differences_the_first_row_is_named() {
+    on_every_device(|on| {
+        let largest_row = |references: [f64; 4]| {
+            let rows: Rows = references.iter().map(|reference| ([-4.0, *reference], [3, 3])).collect();
+            let [policy, reference] = sequences(&rows, on);
+            ReferenceDrift::measure_sequences(&policy, &reference).unwrap().largest_row()
+        };
+        prop_assert_eq!(largest_row([-4.0; 4]), Some(0));
+        prop_assert_eq!(largest_row([-4.0, -6.0, -2.0, -6.0]), Some(1));
+        prop_assert_eq!(largest_row([-9.0, f64::NAN, -2.0, f64::NAN]), Some(1));
+        Ok(())
+    });
+}
+
+#[test]
 fn the_errors_say_what_and_where() {
     on_every_device(|on| {
         let message = |rows: Rows, tolerance: f64| {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 use burn_dpo::{
     Completions, PairLogProbs, PreferenceBatch, PreferenceMetrics, SequenceLogProbs, SequenceStatistics, TokenLogProbs,
     reference::{MeasuredCompletion, MeasuredPair, SequenceLogProb, SequenceStatistic},
@@ -183,11 +183,11 @@ impl Measured {
             reference: model(&|one| one.reference),
             beta: self.beta,
             tokens: self.given.tokens.then(|| [tokens(0), tokens(1)]),
-            statistics: self.given.statistics.then(|| SequenceStatistics {
-                entropy: floats_of(&|one| one.entropy),
-                mean_logit: floats_of(&|one| one.mean_logit),
-                hits: counts_of(&|one| one.hits),
-                token_count: counts_of(&|one| one.statistic_count),
+            statistics: self.given.statistics.then(|| {
+                sequence_statistics(
+                    [floats_of(&|one| one.entropy), floats_of(&|one| one.mean_logit)],
+                    [counts_of(&|one| one.hits), counts_of(&|one| one.statistic_count)],
+                )
             }),
             betas: self.given.betas.then(|| per_pair(&|pair| pair.beta)),
         }
@@ -227,6 +227,14 @@ impl Measured {
             })
             .collect()
     }
+}
+
+/// Of any numbers: entropy and mean logit, hits and token count.
+fn sequence_statistics(
+    [entropy, mean_logit]: [Tensor<1>; 2],
+    [hits, token_count]: [Tensor<1, Int>; 2],
+) -> SequenceStatistics {
+    SequenceStatistics { entropy, mean_logit, hits, token_count }
 }
 
 /// On a device.

@@ -233,11 +233,16 @@ fn what_does_not_fit_the_pairs_is_refused() {
         expect_error(batch.with_tokens(policy, fewer).measure(), "reference tokens has shape [2, 3], expected [4, 3]")?;
         let Some(good) = &inputs.statistics else { unreachable!() };
         let (short, none) = (floats(&[0.0; 2], [2], &on.device, DType::F32), integers(&[0; 2], [2], &on.device));
+        let spoilt = |spoil: &dyn Fn(&mut SequenceStatistics)| {
+            let mut bad = good.clone();
+            spoil(&mut bad);
+            bad
+        };
         for (what, bad) in [
-            ("entropy", SequenceStatistics { entropy: short.clone(), ..good.clone() }),
-            ("mean_logit", SequenceStatistics { mean_logit: short, ..good.clone() }),
-            ("hits", SequenceStatistics { hits: none.clone(), ..good.clone() }),
-            ("statistics token_count", SequenceStatistics { token_count: none, ..good.clone() }),
+            ("entropy", spoilt(&|bad| bad.entropy = short.clone())),
+            ("mean_logit", spoilt(&|bad| bad.mean_logit = short.clone())),
+            ("hits", spoilt(&|bad| bad.hits = none.clone())),
+            ("statistics token_count", spoilt(&|bad| bad.token_count = none.clone())),
         ] {
             expect_error(batch.with_statistics(&bad).measure(), &format!("{what} has shape [2], expected [4]"))?;
         }

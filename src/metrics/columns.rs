@@ -1,0 +1,85 @@
+//! What is read back of a batch: reduced to one number per pair on the device, and stacked for one transfer.
+
+use std::fmt;
+
+use burn_tensor::{Bool, DType, FloatDType, Int, IntDType, Tensor};
+
+use crate::{Error, TokenLogProbs, numerics};
+
+/// Columns of one number per pair, brought to one format: f64 if any float among them is, else f32.
+#[derive(Default)]
+pub(super) struct Columns {
+    floats_are_wide: bool,
+    columns: Vec<Column>,
+}
+
+enum Column {
+    Floats(Tensor<1>),
+    Counts(Tensor<1, Int>),
+}
+
+impl Columns {
+    pub fn push(&mut self, numbers: &Tensor<1>) {
+        self.floats_are_wide |= numbers.dtype() == DType::F64;
+        self.columns.push(Column::Floats(numbers.clone().without_autodiff()));
+    }
+
+    pub fn push_counts(&mut self, counts: &Tensor<1, Int>) {
+        self.columns.push(Column::Counts(counts.clone().without_autodiff()));
+    }
+
+    pub fn stack(self) -> Tensor<1> {
+        let dtype = if self.floats_are_wide { FloatDType::F64 } else { FloatDType::F32 };
+        let cast = |column| match column {
+            Column::Floats(numbers) => numbers.cast(dtype),
+            Column::Counts(counts) => counts.cast(dtype),
+        };
+        Tensor::cat(self.columns.into_iter().map(cast).collect(), 0)
+    }
+}
+
+/// `Σ k₃(log π − log π_ref)` over each sequence's counted tokens, `[sequences]`; NaN where the two count different ones.
+pub(super) fn summed_k3(policy: &TokenLogProbs, reference: &TokenLogProbs) -> Tensor<1> {
+    let [policy_values, reference_values] = [policy, reference].map(|model| model.values().without_autodiff());
+    let wide = policy_values.dtype() == DType::F64 || reference_values.dtype() == DType::F64;
+    let dtype = if wide { FloatDType::F64 } else { FloatDType::F32 };
+    let [sequences, width] = policy_values.dims();
+    if sequences * width == 0 {
+        return Tensor::zeros([sequences], (&policy_values.device(), DType::from(dtype)));
+    }
+    let [counted, counted_by_reference] = [policy, reference].map(|model| model.counted().without_autodiff());
+    let log_ratio = policy_values.cast(dtype) - reference_values.cast(dtype);
+    numerics::k3(log_ratio.mask_fill(counted.clone().bool_not(), 0.0))
+        .mask_fill(counted.not_equal(counted_by_reference), f64::NAN)
+        .sum_dim(1)
+        .squeeze_dim(1)
+}
+
+/// How many are true in each row, `[sequences]`.
+pub(super) fn row_counts(flags: Tensor<2, Bool>) -> Tensor<1, Int> {
+    let [sequences, width] = flags.dims();
+    if sequences * width == 0 {
+        return Tensor::zeros([sequences], (&flags.device(), DType::I32));
+    }
+    flags.without_autodiff().int().cast(IntDType::I32).sum_dim(1).squeeze_dim(1)
+}
+
+/// The first column of each row that holds NaN or an infinity, `[sequences]`; the number of columns where none does.
+pub(super) fn first_non_finite(values: Tensor<2>) -> Tensor<1, Int> {
+    let values = values.without_autodiff();
+    let [sequences, width] = values.dims();
+    let device = values.device();
+    if sequences * width == 0 {
+        return Tensor::zeros([sequences], (&device, DType::I32));
+    }
+    Tensor::<1, Int>::arange(0..width as i64, (&device, DType::I32))
+        .unsqueeze::<2>()
+        .expand([sequences, width])
+        .mask_fill(values.is_finite(), width as i64)
+        .min_dim(1)
+        .squeeze_dim(1)
+}
+
+pub(super) fn unreadable(what: &'static str, cause: impl fmt::Display) -> Error {
+    Error::Read { what, cause: cause.to_string() }
+}
