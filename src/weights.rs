@@ -44,7 +44,7 @@ impl PairWeights {
     /// 1 where `valid`, 0 elsewhere.
     ///
     /// # Errors
-    /// None at present: the type allows for what may be asked later.
+    /// None: fallible only so that both constructors are called alike.
     pub fn from_valid(valid: Tensor<1, Bool>) -> Result<Self> {
         Ok(Self { weights: valid.without_autodiff().float() })
     }

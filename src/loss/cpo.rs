@@ -29,7 +29,7 @@ use crate::{PairLogProbs, Result, numerics::finite, ops::closed_form, pairs::alo
 /// ```
 ///
 /// # Errors
-/// None at present: the type allows for what may be asked later.
+/// None: a [`Result`](crate::Result) all the same, so that every member of the family is called alike.
 ///
 /// # Source
 /// Xu et al. 2024, eq. 3 (arXiv:2401.08417).

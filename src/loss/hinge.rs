@@ -73,7 +73,7 @@ pub fn hinge_loss(
 /// At the kink loss and gradient are 0.
 ///
 /// # Errors
-/// None at present: the type allows for what may be asked later.
+/// None: a [`Result`](crate::Result) all the same, so that every member of the family is called alike.
 ///
 /// # Source
 /// Zhao et al. 2023, eq. 3 (arXiv:2305.10425).

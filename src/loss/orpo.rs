@@ -42,7 +42,7 @@ use crate::{
 /// - A completion without counted tokens has gradient 0.
 ///
 /// # Errors
-/// None at present: the type allows for what may be asked later.
+/// None: a [`Result`](crate::Result) all the same, so that every member of the family is called alike.
 ///
 /// # Source
 /// Hong et al. 2024, eq. 7 (arXiv:2403.07691).

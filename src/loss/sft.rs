@@ -33,7 +33,7 @@ use crate::{PairLogProbs, Result, ops::closed_form, pairs::alone};
 /// - A completion without counted tokens has gradient 0; without any counted token the loss is 0.
 ///
 /// # Errors
-/// None at present: the type allows for what may be asked later.
+/// None: a [`Result`](crate::Result) all the same, so that every member of the family is called alike.
 ///
 /// # Source
 /// TRL's `loss_type="sft"`, formerly `rpo_alpha`.
@@ -75,7 +75,7 @@ pub fn sft_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
 /// A completion without counted tokens has loss and gradient 0.
 ///
 /// # Errors
-/// None at present: the type allows for what may be asked later.
+/// None: a [`Result`](crate::Result) all the same, so that every member of the family is called alike.
 ///
 /// # Source
 /// The term of Iterative RPO, Pang et al. 2024, eq. 1 (arXiv:2404.19733), and of SLiC and CPO.

@@ -40,7 +40,7 @@ use crate::{
 /// A completion without counted tokens has 0 for its log-prob per token, in the value and in the gradient.
 ///
 /// # Errors
-/// None at present: the type allows for what may be asked later.
+/// None: a [`Result`](crate::Result) all the same, so that every member of the family is called alike.
 ///
 /// # Source
 /// Meng et al. 2024, eq. 6 (arXiv:2405.14734).
@@ -78,7 +78,7 @@ pub fn simpo_loss(policy: &PairLogProbs, beta: Beta, gamma: TargetMargin) -> Res
 /// A completion without counted tokens has 0 for its log-prob per token, in the value and in the gradient.
 ///
 /// # Errors
-/// None at present: the type allows for what may be asked later.
+/// None: a [`Result`](crate::Result) all the same, so that every member of the family is called alike.
 ///
 /// # Source
 /// Gupta et al. 2025, eq. 8 (arXiv:2501.03884); `cpo_trainer` with `loss_type="alphapo"` in TRL.
