@@ -1,8 +1,9 @@
 //! Preference optimization for [burn](https://burn.dev): what trainers need between a language model's output and a
 //! preference gradient.
 //!
-//! It turns logits into log-probabilities of completions, two models' log-probabilities into the DPO loss, and both
-//! into implicit-reward metrics, on burn's backends for CPU, wgpu, CUDA and ROCm. It is no trainer and holds no model.
+//! It turns logits into log-probabilities of completions, two models' log-probabilities into DPO's loss or one of its many
+//! relatives, and both into implicit-reward metrics, on burn's backends for CPU, wgpu, CUDA and ROCm. It is no trainer and
+//! holds no model.
 //!
 //! # A training step
 //!
@@ -36,18 +37,59 @@
 //! # Ok::<(), burn_dpo::Error>(())
 //! ```
 //!
+//! Any other member of the family stands in `dpo_loss`'s place: as a function, or as a [`PreferenceLoss`] from a
+//! configuration file, or as all that TRL's `DPOConfig` can say ([`TrlConfig`]).
+//!
+//! ```
+//! use burn_dpo::PreferenceLoss;
+//!
+//! let loss: PreferenceLoss = serde_json::from_str(r#"{"loss": "cdpo", "beta": 0.1, "label_smoothing": 0.05}"#).unwrap();
+//! // losses = loss.losses(&policy, &reference)?
+//! assert!(loss.needs_reference() && loss.keeps_pairs_apart());
+//! ```
+//!
 //! # The map
 //!
 //! ```text
 //! tokens + mask ─► Completions ─┐
-//! logits ─────────► token_log_probs ─► TokenLogProbs ─► SequenceLogProbs ─► PairLogProbs
-//!                                                                             │ policy, reference
-//!                                            one loss per pair ◄── dpo_loss ◄─┤
-//!                                            PreferenceMetrics ◄─ implicit_rewards
+//! logits ─► token_log_probs, token_statistics ─► TokenLogProbs ─► SequenceLogProbs ─► PairLogProbs
+//!                                                                    │                  │ policy, reference
+//!                        kto_loss, bco_loss, plackett_luce_loss ◄────┤                  │
+//!                        one loss per pair ◄── PreferenceLoss, dpo_loss, … ◄────────────┤
+//!                        PreferenceMetrics ◄── PreferenceBatch ◄────────────────────────┤
+//!                        before the first step: do the two agree? ◄── ReferenceDrift ◄──┘
 //! ```
 //!
 //! Left of [`PairLogProbs`] there are tokens and masks; right of it, numbers per pair. No loss knows what a token is, no
 //! log-prob code knows what a preference is. [`mod@reference`] defines every quantity once more in f64, without burn.
+//!
+//! # Losses
+//!
+//! | family | members |
+//! |---|---|
+//! | of the margin, under any [`FDivergence`] | [`dpo_loss`], [`f_dpo_loss`], [`cdpo_loss`], [`robust_loss`], [`hinge_loss`], [`ipo_loss`], [`exo_pair_loss`], [`discopop_loss`], [`sigmoid_norm_loss`] |
+//! | of the margin and something more | [`odpo_loss`], [`r_dpo_loss`], [`dpop_loss`], [`annotated_dpo_loss`] (β, offset, soft label per pair) |
+//! | of each completion's reward | [`nca_pair_loss`], [`bco_pair_loss`], [`sppo_hard_loss`], [`apo_zero_loss`], [`apo_down_loss`] |
+//! | of a batch's distribution | [`aot_loss`], [`aot_unpaired_loss`] |
+//! | without a reference | [`simpo_loss`], [`alphapo_loss`], [`cpo_loss`], [`slic_loss`], [`orpo_loss`] |
+//! | likelihood, to mix in | [`sft_loss`], [`nll_loss`] |
+//! | not paired | [`kto_loss`] with [`kl_estimate`], [`bco_loss`] with a [`RunningMean`] |
+//! | rankings | [`plackett_luce_loss`] of [`RankedLogProbs`] |
+//!
+//! Those of pairs are the variants of [`PreferenceLoss`]; [`LossMixture`] adds them up. Which to choose is said, with what
+//! TRL calls each, in `docs/choosing-a-loss.md`; `docs/migration.md` has TRL's and torchtune's calls beside ours.
+//!
+//! # Beside the losses
+//!
+//! | what | where |
+//! |---|---|
+//! | entropy, `log Σ p²`, mean logit and hits of each token | [`token_statistics`], [`TokenStatistics`], [`SequenceStatistics`] |
+//! | LD-DPO, WPO | [`TokenLogProbs::length_desensitized_pairs`], [`TokenStatistics::wpo_weights`]; [`Objective`] has both |
+//! | weights of pairs, padded duplicates | [`PairWeights`], [`PreferenceBatch::with_valid`] |
+//! | metrics | [`PreferenceMetrics`] and its table; [`PreferenceBatch`] for what needs more than losses; [`MarginHistogram`], [`NonFinite`] |
+//! | rewards as tensors | [`implicit_rewards`] |
+//! | do policy and reference agree, before training | [`ReferenceDrift`] |
+//! | parameters, each checked where it is made | [`Beta`], [`LabelSmoothing`], [`FlipRate`], [`ExoSmoothing`], [`Temperature`], [`TargetMargin`], [`Weight`], [`Alpha`], [`LdAlpha`] |
 //!
 //! # Vocabulary
 //!
@@ -58,25 +100,35 @@
 //! | reference | the frozen model that it is held to | π_ref |
 //! | prompt, completion | what is given, and what is judged | `x`, `y` |
 //! | chosen, rejected | the better and the worse completion of one prompt | `y_w`, `y_l` |
+//! | desirable | of a completion that is not paired: wanted | `label`, `completion_label` |
+//! | ranking | several completions of one prompt, best first | |
 //! | mask | true = a completion token, counted; in *token* coordinates | `completion_mask`, `labels != -100` |
-//! | log-ratio, drift | `log π − log π_ref` of a completion | `logratios` |
+//! | token count | how many tokens of a completion were counted: `n` of the chosen, `m` of the rejected | |
+//! | log-ratio, drift | `log π − log π_ref` of a completion: `a` of the chosen, `b` of the rejected | `logratios` |
+//! | score | what a log-ratio is worth under an f-divergence: `s` | `f'` |
 //! | reward | `β ·` log-ratio: what the policy implicitly pays for a completion | `rewards/chosen` |
-//! | margin | reward of the chosen minus reward of the rejected | `rewards/margins` |
-//! | `β` ([`Beta`]) | how tightly the policy is held to the reference | `beta` |
+//! | margin | reward of the chosen minus reward of the rejected; in losses `z`, of scores | `rewards/margins`, `logits` |
+//! | `β` ([`Beta`]) | how tightly the policy is held to the reference | `beta`, IPO's `τ` |
+//! | label smoothing `ε` | how probable it is that a label is wrong | `label_smoothing` |
+//! | offset, target `γ`, `δ` ([`TargetMargin`]) | by how much a margin should be passed | `simpo_gamma` |
+//! | displacement | the chosen completion became less likely than under the reference | |
 //!
 //! # What always holds
 //!
 //! - **What the mask leaves out cannot be seen**: NaN, ±inf or any id there changes no value and no gradient.
 //! - **A completion without counted tokens** has log-prob 0 and gradient 0, and [`PreferenceMetrics`] counts it.
 //! - **Bad shapes, lengths and parameters are an [`Error`]**, which names what, where and both numbers. Nothing panics.
-//! - **Data is not read back** from the device, but where metrics, a [`RunningMean`] or [`ReferenceDrift`] are asked for.
-//!   NaN in one pair stays in that pair.
+//! - **A parameter that would be ignored cannot be written down**: each [`PreferenceLoss`] owns exactly those that it reads.
+//! - **Value and gradient are closed forms**, never NaN for finite f32 log-probs; what is beyond the format saturates.
+//! - **Data is not read back** from the device, but where metrics are asked for, by [`ReferenceDrift`] and by
+//!   [`RunningMean`]. NaN in one pair stays in that pair, but in losses of a batch (`aot`, `aot_unpaired`, `sft`).
 //! - **The reference has no gradient**, whatever its tensors come with.
 //! - **f16 and bf16 in, f32 arithmetic, f32 out**; f64 stays f64.
-//! - **Where policy and reference agree**, the loss is `ln 2` and its gradient exactly `∓β/2`.
+//! - **Where policy and reference agree**, DPO's loss is `ln 2` and its gradient exactly `∓β/2`.
 //!
 //! What cannot be checked without reading back: that policy and reference saw the same tokens under the same mask, without
-//! dropout. [`ReferenceDrift`] reads back and checks it, before the first step.
+//! dropout. [`ReferenceDrift`] reads back and checks it, before the first step. `docs/bugs-made-impossible.md` goes through
+//! thirty mistakes of other libraries, and says which of them can still be made.
 //!
 //! # Features
 //!
@@ -126,3 +178,13 @@ pub use weights::PairWeights;
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]
 struct Readme;
+
+/// The page's snippets, compiled and run.
+#[doc = include_str!("../docs/choosing-a-loss.md")]
+#[cfg(doctest)]
+struct ChoosingALoss;
+
+/// The page's snippets, compiled and run.
+#[doc = include_str!("../docs/migration.md")]
+#[cfg(doctest)]
+struct Migration;

@@ -88,7 +88,8 @@ impl PairAnnotations {
 ///
 /// # Source
 /// Offsets: Amini et al. 2024 (arXiv:2402.10571). Soft labels: Furuta et al. 2024 (arXiv:2409.06691) and, the same for all
-/// pairs, [`cdpo_loss`](crate::cdpo_loss). A β per pair: Wu et al. 2024, β-DPO (arXiv:2407.08639).
+/// pairs, [`cdpo_loss`](crate::cdpo_loss). A β that follows the data: Wu et al.
+/// 2024, β-DPO (arXiv:2407.08639), which chooses it per batch.
 pub fn annotated_dpo_loss(
     policy: &PairLogProbs,
     reference: &PairLogProbs,

@@ -13,7 +13,8 @@ use crate::{PairLogProbs, Result, numerics::finite, ops::closed_form, pairs::com
 /// ℓ_k = −(1 − ε) log σ(β (u_k − v_k)) − ε log σ(−β (u_k − v_k))
 /// ```
 ///
-/// Entry `k` of the result is that of the `k`-th smallest gap, not of pair `k`. Shapes, units and gradients as in [`dpo_loss`](crate::dpo_loss).
+/// Entry `k` of the result is that of the `k`-th smallest gap, not of pair `k`. Shapes, units and gradients as in
+/// [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Example
 /// ```
@@ -44,7 +45,7 @@ use crate::{PairLogProbs, Result, numerics::finite, ops::closed_form, pairs::com
 /// As [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Source
-/// Melnyk et al. 2024, eq. 5 (arXiv:2406.05882); TRL's `aot`.
+/// Melnyk et al. 2024, section 3 (arXiv:2406.05882); TRL's `aot`.
 pub fn aot_loss(
     policy: &PairLogProbs,
     reference: &PairLogProbs,
@@ -72,8 +73,9 @@ pub fn aot_loss(
 /// ℓ_k = −(1 − ε) log σ(β (u_k − v_k)) − ε log σ(−β (u_k − v_k))
 /// ```
 ///
-/// `a`, `b` are the log-ratios of chosen and rejected, which need not belong to the same prompts. Entry `k` of the result is
-/// that of the `k`-th smallest, not of pair `k`. Shapes, units and gradients as in [`dpo_loss`](crate::dpo_loss).
+/// `a`, `b` are the log-ratios of chosen and rejected, which need not belong to the same prompts. Entry `k` of the
+/// result is that of the `k`-th smallest, not of pair `k`. Shapes, units and gradients as in
+/// [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Example
 /// ```
@@ -99,7 +101,7 @@ pub fn aot_loss(
 /// As [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Source
-/// Melnyk et al. 2024, eq. 6 (arXiv:2406.05882); TRL's `aot_unpaired`, `aot_pair` before its 0.29.
+/// Melnyk et al. 2024, section 3 (arXiv:2406.05882); TRL's `aot_unpaired`, `aot_pair` before its 0.29.
 pub fn aot_unpaired_loss(
     policy: &PairLogProbs,
     reference: &PairLogProbs,

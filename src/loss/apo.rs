@@ -12,8 +12,9 @@ use crate::{PairLogProbs, Result, numerics::sigmoid, ops::closed_form, pairs::co
 /// ℓ = 1 − σ(βa) + σ(βb)
 /// ```
 ///
-/// `a`, `b` are the log-ratios of chosen and rejected. Between 0 and 2. Shapes, units and gradients as in [`dpo_loss`](crate::dpo_loss). For completions
-/// that are not paired: [`kto_loss`](crate::kto_loss) with a KL of 0.
+/// `a`, `b` are the log-ratios of chosen and rejected. Between 0 and 2. Shapes, units and gradients as in
+/// [`dpo_loss`](crate::dpo_loss). For completions that are not paired: [`kto_loss`](crate::kto_loss) with a KL of
+/// 0.
 ///
 /// # Example
 /// ```
@@ -37,7 +38,7 @@ use crate::{PairLogProbs, Result, numerics::sigmoid, ops::closed_form, pairs::co
 /// As [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Source
-/// D'Oosterlinck et al. 2024, eq. 3 (arXiv:2408.06266).
+/// D'Oosterlinck et al. 2024, eq. 7 (arXiv:2408.06266).
 pub fn apo_zero_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta) -> Result<Tensor<1>> {
     let pairs = compare(policy, reference)?;
     let beta = beta.get();
@@ -57,7 +58,8 @@ pub fn apo_zero_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta
 /// ℓ = σ(βa) + 1 − σ(β(a − b))
 /// ```
 ///
-/// `a`, `b` are the log-ratios of chosen and rejected. Between 0 and 2. Shapes, units and gradients as in [`dpo_loss`](crate::dpo_loss).
+/// `a`, `b` are the log-ratios of chosen and rejected. Between 0 and 2. Shapes, units and gradients as in
+/// [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Example
 /// ```
@@ -78,7 +80,7 @@ pub fn apo_zero_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta
 /// As [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Source
-/// D'Oosterlinck et al. 2024, eq. 4 (arXiv:2408.06266).
+/// D'Oosterlinck et al. 2024, eq. 8 (arXiv:2408.06266).
 pub fn apo_down_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta) -> Result<Tensor<1>> {
     let pairs = compare(policy, reference)?;
     let beta = beta.get();

@@ -16,8 +16,9 @@ use crate::{
 /// ℓ = −log σ(βa) − log σ(−βb)
 /// ```
 ///
-/// `a`, `b` are the log-ratios of chosen and rejected. Shapes, units and gradients as in [`dpo_loss`](crate::dpo_loss). With the paper's reward shift `δ`, and for
-/// completions that are not paired: [`bco_loss`](crate::bco_loss).
+/// `a`, `b` are the log-ratios of chosen and rejected. Shapes, units and gradients as in
+/// [`dpo_loss`](crate::dpo_loss). With the paper's reward shift `δ`, and for completions that are not paired:
+/// [`bco_loss`](crate::bco_loss).
 ///
 /// # Example
 /// ```
@@ -38,7 +39,7 @@ use crate::{
 /// As [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Source
-/// Jung et al. 2024, eq. 11 without `δ` (arXiv:2404.04656); TRL's `bco_pair` from 0.29 on.
+/// Jung et al. 2024, section 4, without `δ` (arXiv:2404.04656); TRL's `bco_pair` from 0.29 on.
 pub fn bco_pair_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta) -> Result<Tensor<1>> {
     let pairs = compare(policy, reference)?;
     let beta = beta.get();

@@ -32,7 +32,7 @@ use crate::{PairLogProbs, Result, numerics::finite, ops::closed_form, pairs::alo
 /// None: a [`Result`](crate::Result) all the same, so that every member of the family is called alike.
 ///
 /// # Source
-/// Xu et al. 2024, eq. 3 (arXiv:2401.08417).
+/// Xu et al. 2024, section 3 (arXiv:2401.08417).
 pub fn cpo_loss(policy: &PairLogProbs, beta: Beta, label_smoothing: LabelSmoothing) -> Result<Tensor<1>> {
     let policy = alone(policy);
     let z = finite(policy.clone().without_autodiff().difference() * beta.get());

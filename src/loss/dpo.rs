@@ -78,7 +78,8 @@ pub fn dpo_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta) -> 
 /// ℓ = −log σ(z)
 /// ```
 ///
-/// `s` is the score of the [`FDivergence`]; under reverse KL this is [`dpo_loss`]. Shapes, units and gradients are its as well.
+/// `s` is the score of the [`FDivergence`]; under reverse KL this is [`dpo_loss`]. Shapes, units and gradients are
+/// its as well.
 ///
 /// # Example
 /// ```

@@ -16,8 +16,9 @@ use crate::{
 /// ℓ = −log σ(β (a − b − λ max(0, −a)))
 /// ```
 ///
-/// `a`, `b` are the log-ratios of chosen and rejected. It answers likelihood displacement: DPO may lower both log-probs as
-/// long as the rejected one falls faster. Shapes, units and gradients as in [`dpo_loss`](crate::dpo_loss). λ is 5 to 50.
+/// `a`, `b` are the log-ratios of chosen and rejected. It answers likelihood displacement: DPO may lower both
+/// log-probs as long as the rejected one falls faster. Shapes, units and gradients as in
+/// [`dpo_loss`](crate::dpo_loss). λ is 5 to 50.
 ///
 /// # Example
 /// ```

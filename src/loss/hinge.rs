@@ -11,7 +11,8 @@ use crate::{PairLogProbs, Result, ops::closed_form, pairs::alone};
 /// ℓ = max(0, 1 − z),   z = β (s(a) − s(b))
 /// ```
 ///
-/// `a`, `b` are the log-ratios of chosen and rejected, `s` the score of the [`FDivergence`]. Shapes, units and gradients as in [`dpo_loss`](crate::dpo_loss).
+/// `a`, `b` are the log-ratios of chosen and rejected, `s` the score of the [`FDivergence`]. Shapes, units and
+/// gradients as in [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Example
 /// ```
@@ -35,7 +36,7 @@ use crate::{PairLogProbs, Result, ops::closed_form, pairs::alone};
 /// As [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Source
-/// Liu et al. 2023, eq. 10 (arXiv:2309.06657); without a reference: [`slic_loss`](crate::slic_loss).
+/// Liu et al. 2023, RSO's hinge-norm (arXiv:2309.06657); without a reference: [`slic_loss`](crate::slic_loss).
 pub fn hinge_loss(
     policy: &PairLogProbs,
     reference: &PairLogProbs,
@@ -76,7 +77,7 @@ pub fn hinge_loss(
 /// None: a [`Result`](crate::Result) all the same, so that every member of the family is called alike.
 ///
 /// # Source
-/// Zhao et al. 2023, eq. 3 (arXiv:2305.10425).
+/// Zhao et al. 2023, section 2 (arXiv:2305.10425).
 pub fn slic_loss(policy: &PairLogProbs, delta: TargetMargin) -> Result<Tensor<1>> {
     let policy = alone(policy);
     let (loss, slope) = shortfall(policy.clone().without_autodiff().difference(), delta.get());

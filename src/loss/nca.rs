@@ -37,7 +37,7 @@ use crate::{
 /// As [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Source
-/// Chen et al. 2024, eq. 11 (arXiv:2402.05369).
+/// Chen et al. 2024, section 4.1 (arXiv:2402.05369); TRL's `nca_pair`.
 pub fn nca_pair_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta) -> Result<Tensor<1>> {
     let pairs = compare(policy, reference)?;
     let beta = beta.get();

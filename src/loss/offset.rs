@@ -17,8 +17,8 @@ use crate::{
 /// ℓ = −log σ(β (a − b) − offset)
 /// ```
 ///
-/// `a`, `b` are the log-ratios of chosen and rejected. Shapes, units and gradients as in [`dpo_loss`](crate::dpo_loss). With an offset for each pair:
-/// [`annotated_dpo_loss`](crate::annotated_dpo_loss).
+/// `a`, `b` are the log-ratios of chosen and rejected. Shapes, units and gradients as in
+/// [`dpo_loss`](crate::dpo_loss). With an offset for each pair: [`annotated_dpo_loss`](crate::annotated_dpo_loss).
 ///
 /// # Example
 /// ```
@@ -39,7 +39,7 @@ use crate::{
 /// As [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Source
-/// Amini et al. 2024, eq. 8 (arXiv:2402.10571).
+/// Amini et al. 2024 (arXiv:2402.10571).
 pub fn odpo_loss(
     policy: &PairLogProbs,
     reference: &PairLogProbs,
@@ -57,7 +57,8 @@ pub fn odpo_loss(
 /// ℓ = −log σ(β (a − b) − α (n − m))
 /// ```
 ///
-/// `a`, `b` are the log-ratios of chosen and rejected, `n`, `m` their numbers of counted tokens. Shapes, units and gradients as in [`dpo_loss`](crate::dpo_loss).
+/// `a`, `b` are the log-ratios of chosen and rejected, `n`, `m` their numbers of counted tokens. Shapes, units and
+/// gradients as in [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Example
 /// ```
@@ -78,7 +79,7 @@ pub fn odpo_loss(
 /// As [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Source
-/// Park et al. 2024, eq. 9 (arXiv:2403.19159), where the length term has the sign that penalises length.
+/// Park et al. 2024 (arXiv:2403.19159), with the sign of the length term that penalises length.
 pub fn r_dpo_loss(
     policy: &PairLogProbs,
     reference: &PairLogProbs,

@@ -14,7 +14,8 @@ use crate::{
 /// ℓ = (−(1 − ε) log σ(z) + ε log σ(−z)) / (1 − 2ε) = −log σ(z) − z ε/(1 − 2ε)
 /// ```
 ///
-/// `z = β (s(a) − s(b))` as in [`cdpo_loss`](crate::cdpo_loss), which has the other sign before `ε`. Shapes, units and gradients as in [`dpo_loss`](crate::dpo_loss).
+/// `z = β (s(a) − s(b))` as in [`cdpo_loss`](crate::cdpo_loss), which has the other sign before `ε`. Shapes, units
+/// and gradients as in [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Example
 /// ```
@@ -41,7 +42,7 @@ use crate::{
 /// As [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Source
-/// Chowdhury et al. 2024, eq. 7 (arXiv:2403.00409).
+/// Chowdhury et al. 2024, section 3.1 (arXiv:2403.00409).
 pub fn robust_loss(
     policy: &PairLogProbs,
     reference: &PairLogProbs,

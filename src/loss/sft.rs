@@ -10,7 +10,8 @@ use crate::{PairLogProbs, Result, ops::closed_form, pairs::alone};
 /// ℓ = −Σ log π(chosen) / Σ n
 /// ```
 ///
-/// The sums run over all pairs of the batch; long completions weigh more. Shapes, units and gradients as in [`dpo_loss`](crate::dpo_loss).
+/// The sums run over all pairs of the batch; long completions weigh more. Shapes, units and gradients as in
+/// [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Example
 /// ```
@@ -55,7 +56,8 @@ pub fn sft_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
 /// ℓ = −log π(chosen) / n
 /// ```
 ///
-/// `n` is its number of counted tokens: every completion weighs the same. Shapes, units and gradients as in [`dpo_loss`](crate::dpo_loss).
+/// `n` is its number of counted tokens: every completion weighs the same. Shapes, units and gradients as in
+/// [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Example
 /// ```

@@ -14,8 +14,9 @@ use crate::{
 /// ℓ = −log σ(β (s(a)/n − s(b)/m))
 /// ```
 ///
-/// `a`, `b` are the log-ratios of chosen and rejected, `n`, `m` their numbers of counted tokens, `s` the score of the
-/// [`FDivergence`]. β is larger than DPO's by about a completion's length: 5 to 10 is usual. Shapes, units and gradients as in [`dpo_loss`](crate::dpo_loss).
+/// `a`, `b` are the log-ratios of chosen and rejected, `n`, `m` their numbers of counted tokens, `s` the score of
+/// the [`FDivergence`]. β is larger than DPO's by about a completion's length: 5 to 10 is usual. Shapes, units and
+/// gradients as in [`dpo_loss`](crate::dpo_loss).
 ///
 /// # Example
 /// ```

@@ -19,8 +19,8 @@ use crate::{
 /// ℓ = −log σ(β (log π(chosen)/n − log π(rejected)/m) − γ)
 /// ```
 ///
-/// There is no reference. β is 2 to 10, `γ/β` 0.3 to 1.6. TRL writes the target as `γ` too, the paper as `γ`, some code as
-/// `γ/β`.
+/// There is no reference. β is 2 to 2.5 in the paper and up to 10 elsewhere, `γ/β` 0 to 1, with 0.5 to start from. The
+/// target is `γ` here, as in the paper and in TRL (`simpo_gamma`); the authors' code is given `γ/β` (`gamma_beta_ratio`).
 ///
 /// # Example
 /// ```
@@ -54,7 +54,7 @@ pub fn simpo_loss(policy: &PairLogProbs, beta: Beta, gamma: TargetMargin) -> Res
 /// ℓ = −log σ(β (ρ(log π(chosen)/n) − ρ(log π(rejected)/m)) − γ),   ρ(x) = (1 − e^(−αx))/α
 /// ```
 ///
-/// There is no reference. `α = 0` is SimPO, exactly; the paper's best lie between −0.25 and 0.25.
+/// There is no reference. `α = 0` is SimPO, exactly; values near it, such as ±0.25, are usual. β and γ are SimPO's.
 ///
 /// # Example
 /// ```
@@ -66,7 +66,7 @@ pub fn simpo_loss(policy: &PairLogProbs, beta: Beta, gamma: TargetMargin) -> Res
 /// let policy = PairLogProbs::from_host(&[(-9.0, 4)], &[(-8.0, 4)], &device)?;
 ///
 /// let loss = alphapo_loss(&policy, Beta::new(2.0)?, Alpha::new(0.25)?, TargetMargin::new(0.5)?)?;
-/// assert_abs_diff_eq!(loss.into_scalar::<f32>(), 1.580_475_9, epsilon = 1e-6);
+/// assert_abs_diff_eq!(loss.into_scalar::<f32>(), 1.581_038_4, epsilon = 1e-6);
 /// # Ok::<(), burn_dpo::Error>(())
 /// ```
 ///
@@ -81,7 +81,7 @@ pub fn simpo_loss(policy: &PairLogProbs, beta: Beta, gamma: TargetMargin) -> Res
 /// None: a [`Result`](crate::Result) all the same, so that every member of the family is called alike.
 ///
 /// # Source
-/// Gupta et al. 2025, eq. 8 (arXiv:2501.03884); `cpo_trainer` with `loss_type="alphapo"` in TRL.
+/// Gupta et al. 2025 (arXiv:2501.03884); TRL's `CPOTrainer` with `loss_type="alphapo"`.
 pub fn alphapo_loss(policy: &PairLogProbs, beta: Beta, alpha: Alpha, gamma: TargetMargin) -> Result<Tensor<1>> {
     let margin = margin_of_means(policy, beta, alpha);
     let against = (margin.z() - gamma.get()).neg();

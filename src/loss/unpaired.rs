@@ -96,7 +96,8 @@ pub fn kto_loss(
 /// ```
 ///
 /// `a` is the log-ratio of the completion, `δ` the reward shift: the mean reward so far, over both sides. Keep it in a
-/// [`RunningMean`](crate::RunningMean), which merges over processes; it is 0 at the start.
+/// [`RunningMean`](crate::RunningMean), which merges over processes; it is 0 at the start. (TRL adds each batch's rewards
+/// before it reads the mean, and adds them as one number, so that small batches weigh as much as large ones.)
 ///
 /// | argument      | shape         | unit                                 | gradient |
 /// |---------------|---------------|--------------------------------------|----------|
@@ -131,7 +132,7 @@ pub fn kto_loss(
 /// As [`kto_loss`].
 ///
 /// # Source
-/// Jung et al. 2024, eq. 11 (arXiv:2404.04656).
+/// Jung et al. 2024, section 4 (arXiv:2404.04656).
 pub fn bco_loss(
     policy: &SequenceLogProbs,
     reference: &SequenceLogProbs,
@@ -157,8 +158,8 @@ pub fn bco_loss(
 /// kl = max(0, mean of log π(y′|x) − log π_ref(y′|x))
 /// ```
 ///
-/// over completions `y′` that belong to *other* prompts: each prompt of the batch with the completion of its neighbour. NaN in one
-/// is NaN in the estimate. Without any completion it is 0. Over several processes, merge
+/// over completions `y′` that belong to *other* prompts: each prompt of the batch with the completion of its
+/// neighbour. NaN in one is NaN in the estimate. Without any completion it is 0. Over several processes, merge
 /// [`RunningMean`](crate::RunningMean)s of the log-ratios instead, and hold their mean at 0.
 ///
 /// # Example
