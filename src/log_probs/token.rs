@@ -1,6 +1,6 @@
 //! What a causal model's logits say of each completion token.
 
-use burn_tensor::{Bool, DType, IndexingUpdateOp, Int, IntDType, Tensor, kind::Basic, s};
+use burn_tensor::{Bool, DType, Int, IntDType, Tensor, kind::Basic, s};
 
 use super::SequenceLogProbs;
 use crate::{
@@ -142,20 +142,18 @@ pub(super) fn softmax(logits: &Tensor<2>) -> Softmax {
 }
 
 impl Rows {
-    /// `log p = (z_y − m) − log Σ_v exp(z_v − m)`, whose derivative in `z_v` is `1[v = y] − exp(z_v − m)/Σ`.
-    pub(super) fn log_probs(&self, logits: Tensor<2>, Softmax { shifted, exp, .. }: Softmax) -> TokenLogProbs {
+    /// `log p = (z_y − m) − log Σ_v exp(z_v − m)`: a gather, less a sum whose derivative in `z_v` is `exp(z_v − m)/Σ`.
+    pub(super) fn log_probs(&self, logits: Tensor<2>, Softmax { max, exp, .. }: Softmax) -> TokenLogProbs {
+        let target = logits.clone().gather(1, self.ids.clone()) - finite_or_zero(max);
         let sum = sum_in_blocks(exp.clone());
-        let value = shifted.gather(1, self.ids.clone()) - sum.clone().log();
-        let value = value.mask_fill(self.out_of_range.clone(), f64::NAN);
-        let log_probs = if logits.is_tracked() {
-            let ones = sum.ones_like();
-            let derivative = (exp / sum).neg().scatter(1, self.ids.clone(), ones, IndexingUpdateOp::Add);
-            let nowhere = self.out_of_range.clone().expand(derivative.dims());
-            closed_form(value, [(logits, derivative.mask_fill(nowhere, f64::NAN))])
+        let log_sum = sum.clone().log().mask_fill(self.out_of_range.clone(), f64::NAN);
+        let log_sum = if logits.is_tracked() {
+            let nowhere = self.out_of_range.clone().expand(exp.dims());
+            closed_form(log_sum, [(logits, (exp / sum).mask_fill(nowhere, f64::NAN))])
         } else {
-            value
+            log_sum
         };
-        let log_probs = log_probs.mask_fill(self.uncounted.clone(), 0.0);
+        let log_probs = (target - log_sum).mask_fill(self.uncounted.clone(), 0.0);
         TokenLogProbs { values: self.predictions(log_probs), counted: self.predictions(self.counted.clone()) }
     }
 
