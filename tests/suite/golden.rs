@@ -86,6 +86,54 @@ fn every_configuration_agrees_with_the_golden_values() {
     });
 }
 
+#[test]
+fn a_configuration_with_a_key_missing_not_read_or_out_of_range_is_refused() {
+    let refused = [
+        (r#"{"loss": "foo", "beta": 0.1}"#, "unknown loss \"foo\""),
+        (r#"{"loss": "orpo"}"#, "the configuration has no beta"),
+        (r#"{"loss": "robust", "beta": 0.1}"#, "the configuration has no label_smoothing"),
+        (
+            r#"{"loss": "hinge", "beta": 0.1, "label_smoothing": 0}"#,
+            "label_smoothing is 0, but \"hinge\" does not read it",
+        ),
+        (r#"{"loss": "sigmoid", "beta": 0.1, "alpha": 0.5}"#, "alpha is 0.5, but \"sigmoid\" does not read it"),
+        (
+            r#"{"loss": "aot", "beta": 0.1, "f_divergence": "forward_kl"}"#,
+            "f_divergence is \"forward_kl\", but aot does",
+        ),
+        (
+            r#"{"loss": ["ipo", "bco_pair"], "weights": [1, 1], "beta": 0.1, "f_divergence": "forward_kl"}"#,
+            "f_divergence is \"forward_kl\", but bco_pair does not read it",
+        ),
+        (r#"{"loss": ["ipo", "sft"], "weights": [1], "beta": 0.1}"#, "2 losses, but 1 weights"),
+        (r#"{"loss": "hinge", "beta": [0.1, 0.2]}"#, "beta is [0.1,0.2], but hinge reads one number"),
+        (r#"{"loss": "sigmoid", "beta": [0.1, 0]}"#, "beta: beta is 0, expected"),
+        (r#"{"loss": "soft", "beta": 0.1, "label_probability": [1.5]}"#, "label_probability is 1.5, expected"),
+        (
+            r#"{"loss": "bco", "beta": 0.1, "delta": 0, "ld_alpha": 0.5}"#,
+            "ld_alpha is 0.5, but \"bco\" does not read it",
+        ),
+        (r#"{"loss": "sft", "beta": 0.1, "ld_alpha": 0.5}"#, "ld_alpha does not go with \"sft\""),
+    ];
+    for (config, expected) in refused {
+        let error = Config::parse(&serde_json::from_str(config).expect("JSON")).expect_err(config);
+        assert!(format!("{error:#}").starts_with(expected), "{config}: {error:#}");
+    }
+}
+
+#[test]
+fn every_golden_configuration_is_refused_with_a_key_more_and_without_beta() {
+    let Some((input, _)) = read() else { return };
+    for run in input.cases.iter().flat_map(|case| &case.runs) {
+        let (mut more, mut less) = (run.config.clone(), run.config.clone());
+        more["surprise"] = Value::from(1);
+        less.as_object_mut().expect("an object").remove("beta");
+        assert!(Config::parse(&run.config).is_ok(), "{}", run.config);
+        assert!(Config::parse(&more).is_err(), "{more}");
+        assert!(Config::parse(&less).is_err(), "{less}");
+    }
+}
+
 fn read() -> Option<(Input, Golden)> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/golden/preference_losses.json");
     let path = std::env::var_os("BURN_DPO_GOLDEN").map_or_else(|| beside.into(), PathBuf::from);
