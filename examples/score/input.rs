@@ -2,7 +2,6 @@
 
 use anyhow::{Context, ensure};
 use burn::tensor::{Element, TensorData};
-use burn_dpo::Beta;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -40,27 +39,6 @@ impl Case {
             other => anyhow::bail!("completion_mask has {other}, expected a boolean, 0 or 1"),
         };
         self.completion_mask.iter().map(|row| row.iter().map(cell).collect()).collect()
-    }
-}
-
-/// A loss configuration that this program answers.
-#[derive(Debug, Clone, Copy)]
-pub enum Config {
-    /// `{"loss": "sigmoid", "beta": b}`
-    Sigmoid { beta: Beta },
-}
-
-impl Config {
-    pub fn parse(config: &Value) -> anyhow::Result<Self> {
-        let object = config.as_object().context("a configuration must be an object")?;
-        let loss = object.get("loss").context("the configuration names no loss")?;
-        ensure!(loss == "sigmoid", "loss {loss} is not supported");
-        if let Some(key) = object.keys().find(|key| !["loss", "beta"].contains(&key.as_str())) {
-            anyhow::bail!("{key} is not supported for loss {loss}");
-        }
-        let beta = object.get("beta").context("the configuration has no beta")?;
-        let beta = beta.as_f64().with_context(|| format!("beta {beta} is not supported, expected one number"))?;
-        Ok(Self::Sigmoid { beta: Beta::new(beta)? })
     }
 }
 
