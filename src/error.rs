@@ -52,6 +52,13 @@ pub enum Error {
         expected: &'static str,
     },
 
+    /// Log-probs of a policy that no gradient would reach.
+    #[error("{what} is not part of a graph: no gradient would reach the policy")]
+    NotTracked {
+        /// The side that is not.
+        what: &'static str,
+    },
+
     /// A parameter that the loss would not read.
     #[error("{parameter} is {value}, but {loss} does not read it")]
     Ignored {

@@ -94,6 +94,33 @@ impl PairLogProbs {
         self.chosen.sum.dims()[0]
     }
 
+    /// Refuses a policy that nothing can be learned through: log-probs computed on a device without autodiff, from frozen
+    /// parameters, or detached. Its loss and metrics would look as they should, and its parameters never move.
+    ///
+    /// # Example
+    /// ```
+    /// use burn_dpo::PairLogProbs;
+    /// use burn::tensor::Device;
+    ///
+    /// let pairs = PairLogProbs::from_host(&[(-4.0, 3)], &[(-6.0, 4)], &Device::default())?;
+    /// assert_eq!(
+    ///     pairs.expect_tracked().unwrap_err().to_string(),
+    ///     "chosen is not part of a graph: no gradient would reach the policy",
+    /// );
+    /// # Ok::<(), burn_dpo::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotTracked`] naming the first side that is not part of a graph.
+    pub fn expect_tracked(&self) -> Result<()> {
+        for (what, side) in [("chosen", &self.chosen), ("rejected", &self.rejected)] {
+            if !side.sum.is_tracked() {
+                return Err(Error::NotTracked { what });
+            }
+        }
+        Ok(())
+    }
+
     /// The same numbers, cut off from the graph that made them.
     pub fn detach(self) -> Self {
         Self { chosen: self.chosen.detach(), rejected: self.rejected.detach() }

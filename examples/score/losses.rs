@@ -69,7 +69,7 @@ impl Config {
                 &RankedLogProbs::from_sequences(policy_sequences, *group)?,
                 &RankedLogProbs::from_sequences(reference_sequences, *group)?,
                 self.beta.one()?,
-                &RankedItems::All,
+                RankedItems::All,
             ),
         };
         Ok(losses?)

@@ -2,7 +2,7 @@
 //! makes of them, so that it can be checked from outside.
 //!
 //! ```text
-//! cargo run --release --example score -- FILE.json [--device flex] [--float f32]
+//! cargo run --release --example score -- FILE.json [--device flex] [--float f64]
 //! ```
 //!
 //! Exit status: 0 if every configuration was answered, 2 otherwise. A configuration that cannot be answered (a loss that is
@@ -42,9 +42,10 @@ struct Args {
     /// flex, ndarray, wgpu, vulkan, metal, cuda or rocm.
     #[arg(long, default_value = "flex")]
     device: String,
-    /// The number format of hidden states and weights. f64 tells a wrong number from one that f32 rounds.
-    #[arg(long, value_enum, default_value = "f32")]
-    float: Float,
+    /// The number format of hidden states and weights: f64 on a CPU, f32 elsewhere, unless given. f64 tells a wrong number
+    /// from one that f32 rounds.
+    #[arg(long, value_enum)]
+    float: Option<Float>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -69,8 +70,10 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<bool> {
     let device = device::by_name(&args.device).map_err(anyhow::Error::msg)?;
     let float = match args.float {
-        Float::F32 => DType::F32,
-        Float::F64 => DType::F64,
+        Some(Float::F32) => DType::F32,
+        Some(Float::F64) => DType::F64,
+        None if ["flex", "ndarray"].contains(&args.device.as_str()) => DType::F64,
+        None => DType::F32, // no GPU is sure to have the other
     };
     let input = read(&args.file)?;
     let mut all_answered = true;

@@ -609,3 +609,17 @@ fn a_counted_token_without_weight_pulls_on_nothing_even_where_its_logits_are_nan
         Ok(())
     });
 }
+
+/// A policy that no gradient reaches is found out before the first step, whichever side it is.
+#[test]
+fn a_policy_without_a_graph_is_refused_where_one_is_expected() {
+    on_every_device(|on| {
+        let policy = Model::policy(&[Sums::with_delta(1.0)], &on.device, DType::F32).pairs;
+        prop_assert_eq!(policy.expect_tracked(), Ok(()));
+        let cut = Model::reference(&[Sums::with_delta(1.0)], &on.device, DType::F32).pairs;
+        prop_assert_eq!(cut.expect_tracked(), Err(Error::NotTracked { what: "chosen" }));
+        let half = PairLogProbs::new(policy.chosen().clone(), cut.rejected().clone()).unwrap();
+        prop_assert_eq!(half.expect_tracked(), Err(Error::NotTracked { what: "rejected" }));
+        Ok(())
+    });
+}
