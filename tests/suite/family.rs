@@ -713,3 +713,27 @@ fn pairs_from_the_host_are_what_was_given() {
         Ok(())
     });
 }
+
+/// Where a loss has a kink its slope is the one that asks for nothing: 0 on reaching a target, DPO's own where nothing fell.
+#[test]
+fn at_a_kink_nothing_is_asked_for() {
+    let parse = |text: &str| serde_json::from_str::<PreferenceLoss>(text).unwrap();
+    on_every_device(|on| {
+        let two_apart =
+            Sums { policy: Pair { chosen: -3.0, rejected: -5.0 }, reference: Pair { chosen: -4.0, rejected: -4.0 } };
+        for reached in [r#"{"loss":"hinge","beta":0.5}"#, r#"{"loss":"slic","delta":2}"#] {
+            let outcome = Counted::evenly(vec![two_apart]).outcome(&parse(reached), on, DType::F32);
+            prop_assert_eq!(
+                (outcome.losses[0], outcome.chosen[0], outcome.rejected[0]),
+                (0.0, 0.0, 0.0),
+                "{}",
+                reached
+            );
+        }
+        let agree = Sums { reference: two_apart.policy, ..two_apart };
+        let outcome =
+            Counted::evenly(vec![agree]).outcome(&parse(r#"{"loss":"dpop","beta":0.5,"lambda":50}"#), on, DType::F32);
+        prop_assert_eq!((outcome.chosen[0], outcome.rejected[0]), (-0.25, 0.25));
+        Ok(())
+    });
+}
