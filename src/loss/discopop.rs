@@ -53,7 +53,7 @@ pub fn discopop_loss(
     let scaled = z.clone() / tau;
     let (exponential, logistic) = (sigmoid(scaled.clone()), sigmoid(scaled.clone().neg()));
     let softplus_against = softplus(z.clone().neg());
-    let modulated = modulated_exponential(z.clone(), scaled, tau);
+    let modulated = (z.clone().neg() - softplus(scaled.neg())).exp(); // m e^(−z)
 
     let loss = logistic.clone() * softplus_against.clone() + modulated.clone();
     // m′ = m (1 − m)/τ, times what it weighs; both terms with m e^(−z) together, as each may be ∞
@@ -61,12 +61,4 @@ pub fn discopop_loss(
         - (exponential * softplus_against / tau + sigmoid(z.neg())) * logistic;
 
     Ok(margin.loss(loss, slope))
-}
-
-/// `σ(z/τ) e^(−z) = exp(−z − log(1 + e^(−z/τ)))`; for `z < 0` the two exponents are joined before either grows.
-fn modulated_exponential(z: Tensor<1>, scaled: Tensor<1>, tau: f64) -> Tensor<1> {
-    let behind = z.clone().lower_elem(0.0);
-    let ahead_exponent = z.clone().neg() - softplus(scaled.clone().neg());
-    let behind_exponent = z * (1.0 / tau - 1.0) - softplus(scaled);
-    ahead_exponent.mask_where(behind, behind_exponent).exp()
 }

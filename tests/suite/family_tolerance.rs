@@ -258,8 +258,9 @@ fn terms(loss: &PreferenceLoss, view: &View, exact: LossAndGradient) -> [f64; 3]
             let m = sigmoid(z / tau);
             let modulated = (-z - softplus(-z / tau)).exp();
             let slope = sigmoid(-z) * (1.0 - m) + modulated + (modulated + m * softplus(-z)) * (1.0 - m) / tau;
-            // z/τ errs by u·|z|/τ, which m and the exponential make relative
-            both(size[0] + modulated * z.abs() / tau, slope * (1.0 + z.abs() / tau))
+            // z and z/τ err by u of themselves, which m and the exponential make relative
+            let exponents = z.abs() * (1.0 + 1.0 / tau);
+            both(size[0] + modulated * exponents, slope * (1.0 + exponents))
         }
         NcaPair { .. } => {
             let reward = view.beta * view.a;
