@@ -21,11 +21,12 @@ struct Curve {
     color: RGBColor,
 }
 
-/// Margin, accuracy, loss and log-probs over the DPO steps, as SVG.
-pub fn svg(log: &Log) -> anyhow::Result<String> {
+/// Margin, accuracy, loss and log-probs over the DPO steps, as SVG; `loss` is what the loss is called.
+pub fn svg(log: &Log, loss: &str) -> anyhow::Result<String> {
     let mut svg = String::new();
     let page = SVGBackend::with_string(&mut svg, (2 * PANEL.0, 2 * PANEL.1)).into_drawing_area();
     let one = |label, metric, color| Curve { label, metric, color };
+    let loss_title = format!("Loss: {loss}");
     let panels = [
         ("Reward margin", "chosen − rejected", vec![one("margin", "rewards/margins", BLUE)]),
         (
@@ -33,7 +34,7 @@ pub fn svg(log: &Log) -> anyhow::Result<String> {
             "share of pairs",
             vec![one("accuracy", "rewards/accuracies", BLUE)],
         ),
-        ("DPO loss", "nats per pair", vec![one("loss", "loss", BLUE)]),
+        (loss_title.as_str(), "per pair", vec![one("loss", "loss", BLUE)]),
         (
             "Log-probs",
             "nats per completion",
@@ -78,7 +79,7 @@ fn panel<'a>(area: &Area<'a>, title: &str, unit: &str, curves: &[Curve], log: &L
         .axis_style(INK)
         .label_style(text(14))
         .y_label_formatter(&|value| short(*value))
-        .x_desc("DPO step")
+        .x_desc("step")
         .y_desc(unit)
         .draw()?;
     for curve in curves {

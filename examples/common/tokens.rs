@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use burn_dpo::Completions;
 use rand::{rngs::StdRng, seq::SliceRandom};
 
-use crate::data::{Preference, Source};
+use super::data::{Preference, Source};
 
 /// Every byte, and two marks.
 pub const VOCAB_SIZE: usize = 258;
