@@ -5,6 +5,7 @@ pub mod clip;
 pub mod data;
 pub mod descent;
 pub mod device;
+pub mod drawing;
 pub mod exit;
 pub mod imitation;
 pub mod model;
