@@ -9,5 +9,7 @@ pub mod drawing;
 pub mod exit;
 pub mod imitation;
 pub mod model;
+pub mod options;
 pub mod output;
+pub mod start;
 pub mod tokens;

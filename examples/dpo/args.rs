@@ -6,7 +6,13 @@ use burn_dpo::{Beta, PreferenceLoss};
 use clap::Parser;
 use serde::Serialize;
 
-use crate::{common::tokens::Limits, objective::Objective};
+use crate::{
+    common::{
+        options::{at_least_one, number, positive},
+        tokens::Limits,
+    },
+    objective::Objective,
+};
 
 /// Trains a small byte-level transformer on preference pairs by Direct Preference Optimization, or by any other member
 /// of the family.
@@ -119,24 +125,7 @@ impl Args {
     }
 }
 
-fn positive(text: &str) -> Result<f64, String> {
-    let value = number(text)?;
-    if value.is_finite() && value > 0.0 { Ok(value) } else { Err("expected a finite number above 0".into()) }
-}
-
 fn share(text: &str) -> Result<f64, String> {
     let value = number(text)?;
     if value > 0.0 && value < 1.0 { Ok(value) } else { Err("expected a number above 0 and below 1".into()) }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("expected at least 1".into()),
-        Ok(value) => Ok(value),
-        Err(_) => Err("expected a whole number".into()),
-    }
-}
-
-fn number(text: &str) -> Result<f64, String> {
-    text.parse().map_err(|_| "expected a number".into())
 }

@@ -80,12 +80,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     trainer.check_reference(&policy, &train)?;
     let policy = trainer.dpo(policy, &reference, &train, &held_out)?.valid();
 
-    let compare = |pairs: &[ScoredPair]| -> anyhow::Result<Comparison> {
-        Ok(Comparison {
-            before: trainer.evaluate(&reference, &reference, pairs)?,
-            after: trainer.evaluate(&policy, &reference, pairs)?,
-        })
-    };
+    let compare = |pairs: &[ScoredPair]| trainer.compare(&reference, &policy, pairs);
     let (on_held_out, on_train) = (compare(&held_out)?, compare(&train)?);
     let samples = samples(&trainer, &held_out, &reference, &policy)?;
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{common::output::entries, train::Trainer};
 
 /// The model before DPO and after, measured on the same pairs.
+#[derive(Default)]
 pub struct Comparison {
     pub before: PreferenceMetrics,
     pub after: PreferenceMetrics,

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use burn::{module::Module, tensor::Device};
 use burn_dpo::{
-    Completions, PairLogProbs, PreferenceBatch, PreferenceMetrics, ReferenceDrift, token_log_probs, token_statistics,
+    Completions, PairLogProbs, PreferenceBatch, PreferenceMetrics, ReferenceDrift, TokenStatistics, token_statistics,
 };
 use rand::rngs::StdRng;
 
@@ -17,6 +17,7 @@ use crate::{
     },
     log::{Log, Step},
     objective::Objective,
+    report::Comparison,
 };
 
 /// How far policy and reference may be apart before the first step, in nats of a completion. Other batches mean other
@@ -78,7 +79,7 @@ impl Trainer<'_> {
         let mut descent = Descent::new(steps, learning_rate, max_grad_norm);
         let mut batches = Batches::new(train.len(), batch_size);
         self.log.begin("dpo", steps)?;
-        self.log.held_out(0, &self.evaluate(&policy.valid(), reference, held_out)?)?;
+        self.log.held_out(0, &self.compare(reference, &policy.valid(), held_out)?.after)?;
         for step in 1..=steps {
             let batch: Vec<&ScoredPair> = batches.draw(&mut self.rng).map(|index| &train[index]).collect();
 
@@ -88,7 +89,7 @@ impl Trainer<'_> {
 
             self.log.step(step, result)?;
             if step % eval_every == 0 || step == steps {
-                self.log.held_out(step, &self.evaluate(&policy.valid(), reference, held_out)?)?;
+                self.log.held_out(step, &self.compare(reference, &policy.valid(), held_out)?.after)?;
             }
         }
         self.log.end();
@@ -146,29 +147,34 @@ impl Trainer<'_> {
         PairLogProbs::from_host(&side(|scored| scored.chosen), &side(|scored| scored.rejected), &self.device)
     }
 
-    /// Measures a model on all pairs, in the batches in which they were scored: equal weights give equal numbers.
-    pub fn evaluate(
+    /// Measures reference and policy on all pairs, in the batches in which they were scored: equal weights give equal
+    /// numbers.
+    pub fn compare(
         &self,
-        model: &Transformer,
         reference: &Transformer,
+        policy: &Transformer,
         pairs: &[ScoredPair],
-    ) -> anyhow::Result<PreferenceMetrics> {
-        let mut metrics = PreferenceMetrics::default();
+    ) -> anyhow::Result<Comparison> {
+        let mut comparison = Comparison::default();
         for batch in pairs.chunks(self.args.batch_size) {
             let completions = self.completions(&batch.iter().collect::<Vec<_>>())?;
-            let statistics = token_statistics(model.forward(completions.tokens()), &completions)?;
-            let tokens = statistics.log_probs();
-            let reference_tokens = token_log_probs(reference.forward(completions.tokens()), &completions)?;
-
-            let (policy, reference) = (tokens.sequences().into_pairs()?, reference_tokens.sequences().into_pairs()?);
-            let losses = self.objective.losses.losses(&policy, &reference)?;
-            let batch = PreferenceBatch::new(&losses, &policy, &reference, self.objective.reward_beta())
-                .with_tokens(&tokens, &reference_tokens)
-                .with_statistics(&statistics.sequences())
-                .measure()?;
-            metrics.merge(&batch);
+            let statistics = |model: &Transformer| token_statistics(model.forward(completions.tokens()), &completions);
+            let (reference, policy) = (statistics(reference)?, statistics(policy)?);
+            comparison.before.merge(&self.measure(&reference, &reference)?);
+            comparison.after.merge(&self.measure(&policy, &reference)?);
         }
-        Ok(metrics)
+        Ok(comparison)
+    }
+
+    /// Everything that there is to measure about a model, beside the reference on the same completions.
+    fn measure(&self, model: &TokenStatistics, reference: &TokenStatistics) -> burn_dpo::Result<PreferenceMetrics> {
+        let (tokens, reference_tokens) = (model.log_probs(), reference.log_probs());
+        let (pairs, reference) = (tokens.sequences().into_pairs()?, reference_tokens.sequences().into_pairs()?);
+        let losses = self.objective.losses.losses(&pairs, &reference)?;
+        PreferenceBatch::new(&losses, &pairs, &reference, self.objective.reward_beta())
+            .with_tokens(&tokens, &reference_tokens)
+            .with_statistics(&model.sequences())
+            .measure()
     }
 
     fn completions(&self, batch: &[&ScoredPair]) -> burn_dpo::Result<Completions> {
