@@ -2,13 +2,20 @@
 
 use std::path::PathBuf;
 
-use burn_dpo::Beta;
+use burn_dpo::{Beta, PreferenceLoss};
 use clap::Parser;
 use serde::Serialize;
 
-use crate::tokens::Limits;
+use crate::{
+    common::{
+        options::{at_least_one, number, positive},
+        tokens::Limits,
+    },
+    objective::Objective,
+};
 
-/// Trains a small byte-level transformer on preference pairs by Direct Preference Optimization.
+/// Trains a small byte-level transformer on preference pairs by Direct Preference Optimization, or by any other member
+/// of the family.
 ///
 /// A supervised warm-up on the chosen completions, a frozen copy as the reference, then DPO, with a held-out split
 /// measured before, during and after. Results go to stdout, progress to stderr; nothing is written without --out.
@@ -26,10 +33,21 @@ pub struct Args {
     #[arg(long, default_value = "flex")]
     pub device: String,
 
-    /// DPO's β: how tightly the policy is held to the reference
-    #[arg(long, default_value = "0.1", value_parser = beta)]
-    #[serde(serialize_with = "beta_as_number")]
-    pub beta: Beta,
+    /// The loss, by name and with its usual parameters: dpo, ipo, hinge, simpo, … (an unknown name lists them all)
+    #[arg(long, value_name = "NAME", default_value = "dpo")]
+    #[serde(skip)] // summary.json has the whole loss
+    loss: PreferenceLoss,
+
+    /// The loss with its parameters: {"loss": "cdpo", "beta": 0.1, "label_smoothing": 0.2}, or a list of weighted ones:
+    /// [{"weight": 1, "loss": {"loss": "sigmoid", "beta": 0.1}}, {"weight": 0.5, "loss": {"loss": "nll"}}]
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["loss", "beta"])]
+    #[serde(skip)]
+    loss_config: Option<String>,
+
+    /// β, for a loss that has one: how tightly the policy is held to the reference [default: 0.1 for most losses]
+    #[arg(long)]
+    #[serde(skip)]
+    beta: Option<Beta>,
 
     /// DPO steps
     #[arg(long, default_value_t = 150, value_parser = at_least_one)]
@@ -88,6 +106,14 @@ pub struct Args {
 }
 
 impl Args {
+    /// The loss that the three options come to.
+    pub fn objective(&self) -> anyhow::Result<Objective> {
+        match &self.loss_config {
+            Some(json) => Objective::from_json(json),
+            None => Objective::named(self.loss, self.beta),
+        }
+    }
+
     /// The lengths to cut at. The two defaults belong together: alone, `--max-length` cuts no prompt.
     pub fn limits(&self) -> Limits {
         let prompt = match (self.max_length, self.max_prompt_length) {
@@ -99,32 +125,7 @@ impl Args {
     }
 }
 
-fn beta(text: &str) -> Result<Beta, String> {
-    Beta::new(number(text)?).map_err(|error| error.to_string())
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    let value = number(text)?;
-    if value.is_finite() && value > 0.0 { Ok(value) } else { Err("expected a finite number above 0".into()) }
-}
-
 fn share(text: &str) -> Result<f64, String> {
     let value = number(text)?;
     if value > 0.0 && value < 1.0 { Ok(value) } else { Err("expected a number above 0 and below 1".into()) }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("expected at least 1".into()),
-        Ok(value) => Ok(value),
-        Err(_) => Err("expected a whole number".into()),
-    }
-}
-
-fn number(text: &str) -> Result<f64, String> {
-    text.parse().map_err(|_| "expected a number".into())
-}
-
-fn beta_as_number<S: serde::Serializer>(beta: &Beta, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(beta.get())
 }

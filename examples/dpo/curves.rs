@@ -1,15 +1,14 @@
 //! The run as a picture.
 
-use anyhow::anyhow;
-use plotters::{coord::Shift, prelude::*};
+use plotters::prelude::*;
 
-use crate::log::{Log, Point};
+use crate::{
+    common::drawing::{self, Area, Drawn, GRID, INK, short, text},
+    log::{Log, Point},
+};
 
 const BLUE: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
 const ORANGE: RGBColor = RGBColor(0xd9, 0x5f, 0x02);
-const INK: RGBColor = RGBColor(0x33, 0x33, 0x33);
-const GRID: RGBColor = RGBColor(0xe6, 0xe6, 0xe6);
-const FONT: &str = "Helvetica, Arial, sans-serif";
 /// How much of its colour a batch's line keeps.
 const PALE: f64 = 0.35;
 const PANEL: (u32, u32) = (500, 330);
@@ -21,11 +20,10 @@ struct Curve {
     color: RGBColor,
 }
 
-/// Margin, accuracy, loss and log-probs over the DPO steps, as SVG.
-pub fn svg(log: &Log) -> anyhow::Result<String> {
-    let mut svg = String::new();
-    let page = SVGBackend::with_string(&mut svg, (2 * PANEL.0, 2 * PANEL.1)).into_drawing_area();
+/// Margin, accuracy, loss and log-probs over the DPO steps, as SVG; `loss` is what the loss is called.
+pub fn svg(log: &Log, loss: &str) -> anyhow::Result<String> {
     let one = |label, metric, color| Curve { label, metric, color };
+    let loss_title = format!("Loss: {loss}");
     let panels = [
         ("Reward margin", "chosen − rejected", vec![one("margin", "rewards/margins", BLUE)]),
         (
@@ -33,32 +31,21 @@ pub fn svg(log: &Log) -> anyhow::Result<String> {
             "share of pairs",
             vec![one("accuracy", "rewards/accuracies", BLUE)],
         ),
-        ("DPO loss", "nats per pair", vec![one("loss", "loss", BLUE)]),
+        (loss_title.as_str(), "per pair", vec![one("loss", "loss", BLUE)]),
         (
             "Log-probs",
             "nats per completion",
             vec![one("chosen", "logps/chosen", BLUE), one("rejected", "logps/rejected", ORANGE)],
         ),
     ];
-    // Drawing into a String fails only if plotters cannot lay the picture out.
-    let draw = || {
-        page.fill(&WHITE)?;
-        for (area, (title, unit, curves)) in page.split_evenly((2, 2)).iter().zip(&panels) {
-            panel(area, title, unit, curves, log)?;
-        }
-        page.present()
-    };
-    draw().map_err(|error| anyhow!("the curves cannot be drawn: {error}"))?;
-    drop(page);
-    Ok(svg)
+    drawing::svg((2 * PANEL.0, 2 * PANEL.1), |page| {
+        let areas = page.split_evenly((2, 2));
+        areas.iter().zip(&panels).try_for_each(|(area, (title, unit, curves))| panel(area, title, unit, curves, log))
+    })
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
-
-fn panel<'a>(area: &Area<'a>, title: &str, unit: &str, curves: &[Curve], log: &Log) -> Drawn<'a> {
+fn panel(area: &Area<'_>, title: &str, unit: &str, curves: &[Curve], log: &Log) -> Drawn {
     let steps = log.batches.last().map_or(1, |point| point.step);
-    let text = |size: i32| (FONT, size).into_font().color(&INK);
     area.draw_text(title, &text(19), (58, 14))?;
     legend(area, curves)?;
 
@@ -78,7 +65,7 @@ fn panel<'a>(area: &Area<'a>, title: &str, unit: &str, curves: &[Curve], log: &L
         .axis_style(INK)
         .label_style(text(14))
         .y_label_formatter(&|value| short(*value))
-        .x_desc("DPO step")
+        .x_desc("step")
         .y_desc(unit)
         .draw()?;
     for curve in curves {
@@ -91,15 +78,14 @@ fn panel<'a>(area: &Area<'a>, title: &str, unit: &str, curves: &[Curve], log: &L
 }
 
 /// A swatch and a word for each line, in a row below the title.
-fn legend<'a>(area: &Area<'a>, curves: &[Curve]) -> Drawn<'a> {
-    let text = (FONT, 14).into_font().color(&INK);
+fn legend(area: &Area<'_>, curves: &[Curve]) -> Drawn {
     let mut left = 58;
     for curve in curves {
         let held_out = (format!("{}, held out", curve.label), curve.color.stroke_width(3));
         let batch = ("batch".to_string(), curve.color.mix(PALE).stroke_width(1));
         for (label, style) in [held_out, batch] {
             area.draw(&PathElement::new([(left, 45), (left + 18, 45)], style))?;
-            area.draw_text(&label, &text, (left + 23, 39))?;
+            area.draw_text(&label, &text(14), (left + 23, 39))?;
             left += 23 + 6 * label.len() as i32 + 20;
         }
     }
@@ -122,10 +108,4 @@ fn range(curves: &[Curve], log: &Log) -> std::ops::Range<f64> {
         all.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), (_, value)| (low.min(value), high.max(value)));
     let room = if high > low { 0.05 * (high - low) } else { 0.5 };
     if low <= high { low - room..high + room } else { 0.0..1.0 }
-}
-
-/// With as many decimals as the number needs, and a minus sign as wide as a plus.
-fn short(value: f64) -> String {
-    let rounded = (value * 1e4).round() / 1e4 + 0.0; // + 0.0 makes −0 into 0
-    format!("{rounded}").replace('-', "−")
 }

@@ -6,13 +6,14 @@ use burn_dpo::PreferenceMetrics;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
-use crate::{out::MetricsFile, output::number};
+use crate::{
+    common::{descent::Taken, output::number},
+    out::MetricsFile,
+};
 
 /// What one step of training gave.
 pub struct Step {
-    pub learning_rate: f64,
-    /// Before clipping.
-    pub grad_norm: f64,
+    pub taken: Taken,
     pub metrics: Vec<(&'static str, f64)>,
 }
 
@@ -48,7 +49,8 @@ impl Log {
     pub fn step(&mut self, step: usize, result: Step) -> anyhow::Result<()> {
         self.bar.set_message(brief(&result.metrics));
         self.bar.inc(1);
-        let optimizer = [("learning_rate", result.learning_rate), ("grad_norm", result.grad_norm)];
+        let Taken { learning_rate, grad_norm } = result.taken;
+        let optimizer = [("learning_rate", learning_rate), ("grad_norm", grad_norm)];
         self.write(self.phase, step, optimizer.iter().chain(&result.metrics))?;
         if self.phase == "dpo" {
             self.batches.push(Point { step, metrics: result.metrics });

@@ -3,23 +3,19 @@
 //! ```text
 //! cargo run --release --example dpo
 //! cargo run --release --example dpo -- --data pairs.jsonl --out runs/mine
+//! cargo run --release --example dpo -- --loss ipo
 //! ```
 //!
 //! The training loop is in `train.rs`; everything else is what a program needs around it.
 
 mod args;
-mod clip;
+#[path = "../common/mod.rs"]
+mod common;
 mod curves;
-mod data;
-#[path = "../common/device.rs"]
-mod device;
 mod log;
-mod model;
+mod objective;
 mod out;
-#[path = "../common/output.rs"]
-mod output;
 mod report;
-mod tokens;
 mod train;
 
 use std::{
@@ -35,30 +31,25 @@ use burn::{
     store::{ModuleSnapshot, SafetensorsStore},
 };
 use clap::Parser;
+use common::{
+    data, device, exit,
+    model::Transformer,
+    tokens::{self, Encoded, Limits},
+};
 use log::Log;
-use model::Transformer;
 use out::OutDir;
-use output::is_broken_pipe;
 use rand::{SeedableRng, rngs::StdRng};
 use report::{Comparison, Sample};
-use tokens::{Encoded, Limits};
 use train::{ScoredPair, Trainer};
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            let line = format!("error: {error:#}").replace('\n', " ");
-            let _ = writeln!(io::stderr(), "{line}");
-            ExitCode::from(2)
-        }
-    }
+    exit::status(run(&Args::parse()))
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
     let started = Instant::now();
     let device = device::by_name(&args.device).map_err(anyhow::Error::msg)?;
+    let objective = args.objective()?;
     let mut rng = StdRng::seed_from_u64(args.seed);
     device.seed(args.seed);
 
@@ -70,26 +61,26 @@ fn run(args: &Args) -> anyhow::Result<()> {
         tokens::split(encoded.pairs, args.held_out, &mut rng).with_context(|| source.name.clone())?;
 
     let (out, metrics) = args.out.as_deref().map(OutDir::create).transpose()?.unzip();
-    let mut trainer = Trainer { args, device: device.clone(), rng, log: Log::new(metrics) };
+    let mut trainer = Trainer { args, objective, device: device.clone(), rng, log: Log::new(metrics) };
     let model = Transformer::new(context, &device.clone().autodiff()).train();
     let parameters = model.num_params();
     trainer.log.note(&format!(
-        "{}: {} training and {} held-out pairs{cuts}; {parameters} parameters on {}",
+        "{}: {} training and {} held-out pairs{cuts}; {parameters} parameters on {}; loss {}",
         source.name,
         train.len(),
         held_out.len(),
         args.device,
+        trainer.objective,
     ));
 
     let policy = trainer.warm_up(model, &train)?;
     let reference = policy.valid(); // frozen: DPO moves the policy away from it, and it stays
     let train = trainer.score(&reference, train)?;
     let held_out = trainer.score(&reference, held_out)?;
-    let policy = trainer.dpo(policy, &train, &held_out)?.valid();
+    trainer.check_reference(&policy, &train)?;
+    let policy = trainer.dpo(policy, &reference, &train, &held_out)?.valid();
 
-    let compare = |pairs: &[ScoredPair]| -> anyhow::Result<Comparison> {
-        Ok(Comparison { before: trainer.evaluate(&reference, pairs)?, after: trainer.evaluate(&policy, pairs)? })
-    };
+    let compare = |pairs: &[ScoredPair]| trainer.compare(&reference, &policy, pairs);
     let (on_held_out, on_train) = (compare(&held_out)?, compare(&train)?);
     let samples = samples(&trainer, &held_out, &reference, &policy)?;
 
@@ -97,8 +88,8 @@ fn run(args: &Args) -> anyhow::Result<()> {
         let mut weights = SafetensorsStore::from_bytes(None);
         policy.save_into(&mut weights)?;
         out.write(out::WEIGHTS, &weights.get_bytes()?)?;
-        out.write(out::CURVES, curves::svg(&trainer.log)?.as_bytes())?;
-        let summary = report::summary(args, &source.name, parameters, &on_held_out, &on_train, &samples)?;
+        out.write(out::CURVES, curves::svg(&trainer.log, &trainer.objective.to_string())?.as_bytes())?;
+        let summary = report::summary(&trainer, &source.name, parameters, &on_held_out, &on_train, &samples)?;
         out.write(out::SUMMARY, summary.as_bytes())?;
     }
     // Last, because whoever reads it may close the pipe early.

@@ -4,9 +4,10 @@ use burn_dpo::PreferenceMetrics;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::{Value, json};
 
-use crate::{args::Args, output::entries};
+use crate::{common::output::entries, train::Trainer};
 
 /// The model before DPO and after, measured on the same pairs.
+#[derive(Default)]
 pub struct Comparison {
     pub before: PreferenceMetrics,
     pub after: PreferenceMetrics,
@@ -20,15 +21,22 @@ pub struct Sample {
 }
 
 /// The metrics that the closing table shows.
-const SHOWN: [&str; 8] = [
+const SHOWN: [&str; 15] = [
     "loss",
     "rewards/chosen",
     "rewards/rejected",
     "rewards/margins",
+    "rewards/margins_p10",
+    "rewards/margins_p90",
     "rewards/accuracies",
     "rewards/ties",
     "logps/chosen",
     "logps/rejected",
+    "likelihood_displacement",
+    "k3_per_token/chosen",
+    "gradient_weight",
+    "entropy",
+    "mean_token_accuracy",
 ];
 
 pub fn metrics_table(held_out: &Comparison, train: &Comparison) -> Table {
@@ -70,7 +78,7 @@ fn printable(text: &str) -> String {
 
 /// summary.json: the held-out metrics under TRL's names, and how they were come by.
 pub fn summary(
-    args: &Args,
+    trainer: &Trainer<'_>,
     data: &str,
     parameters: usize,
     held_out: &Comparison,
@@ -88,7 +96,9 @@ pub fn summary(
         "samples": samples,
         "data": data,
         "parameters": parameters,
-        "config": args,
+        "loss": trainer.objective,
+        "reward_beta": trainer.objective.reward_beta(),
+        "config": trainer.args,
     });
     Ok(serde_json::to_string_pretty(&summary)? + "\n")
 }

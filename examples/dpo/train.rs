@@ -1,25 +1,33 @@
 //! Supervised warm-up, the reference's log-probs, and the DPO loop: what to copy into a trainer of one's own.
 
 use anyhow::Context;
-use burn::{
-    module::Module,
-    optim::{AdamWConfig, GradientsParams, ModuleOptimizer},
-    tensor::{Device, Int, Tensor},
+use burn::{module::Module, tensor::Device};
+use burn_dpo::{
+    Completions, PairLogProbs, PreferenceBatch, PreferenceMetrics, ReferenceDrift, TokenStatistics, token_statistics,
 };
-use burn_dpo::{Completions, PairLogProbs, PreferenceMetrics, SequenceLogProbs, dpo_loss, token_log_probs};
 use rand::rngs::StdRng;
 
 use crate::{
     args::Args,
-    clip::clip_by_global_norm,
+    common::{
+        descent::Descent,
+        imitation::{imitate, log_probs},
+        model::Transformer,
+        tokens::{self, Batches, Pair},
+    },
     log::{Log, Step},
-    model::Transformer,
-    tokens::{self, Batches, Pair},
+    objective::Objective,
+    report::Comparison,
 };
+
+/// How far policy and reference may be apart before the first step, in nats of a completion. Other batches mean other
+/// padding and other rounding; what it is to catch, such as dropout left on, is far larger.
+const REFERENCE_TOLERANCE: f64 = 0.1;
 
 /// What every phase of the training needs.
 pub struct Trainer<'a> {
     pub args: &'a Args,
+    pub objective: Objective,
     /// Without autodiff: what is to be differentiated is the model's parameters, and they bring it along.
     pub device: Device,
     pub rng: StdRng,
@@ -33,94 +41,88 @@ pub struct ScoredPair {
     rejected: LogProb,
 }
 
-#[derive(Clone, Copy)]
-struct LogProb {
-    sum: f32,
-    token_count: i32,
-}
-
-/// A model's log-prob of every completion.
-fn log_probs(model: &Transformer, completions: &Completions) -> burn_dpo::Result<SequenceLogProbs> {
-    Ok(token_log_probs(model.forward(completions.tokens()), completions)?.sequences())
-}
+/// Summed over a completion's tokens, and how many they are.
+type LogProb = (f32, usize);
 
 impl Trainer<'_> {
     /// One DPO step on one batch: the page to copy.
     fn dpo_step(
         &self,
         policy: Transformer,
-        optimizer: &mut ModuleOptimizer,
+        descent: &mut Descent,
+        step: usize,
         batch: &[&ScoredPair],
-        learning_rate: f64,
     ) -> anyhow::Result<(Transformer, Step)> {
-        let beta = self.args.beta;
         let completions = self.completions(batch)?;
-        let from_policy = log_probs(&policy, &completions)?.into_pairs()?;
+        let statistics = token_statistics(policy.forward(completions.tokens()), &completions)?;
+        let from_policy = statistics.log_probs().sequences().into_pairs()?;
         let from_reference = self.reference_log_probs(batch)?;
 
-        let losses = dpo_loss(&from_policy, &from_reference, beta)?;
-        let metrics = PreferenceMetrics::from_batch(&losses, &from_policy, &from_reference, beta)?;
+        let losses = self.objective.losses.losses(&from_policy, &from_reference)?;
+        let metrics = PreferenceBatch::new(&losses, &from_policy, &from_reference, self.objective.reward_beta())
+            .with_statistics(&statistics.sequences())
+            .measure()?;
 
-        let mut gradients = GradientsParams::from_grads(losses.mean().backward(), &policy);
-        let grad_norm = clip_by_global_norm(&mut gradients, &policy, self.args.max_grad_norm)?;
-        let step = Step { learning_rate, grad_norm, metrics: metrics.entries() };
-        Ok((optimizer.step(learning_rate, policy, gradients), step))
+        let (policy, taken) = descent.step(step, policy, losses.mean())?;
+        Ok((policy, Step { taken, metrics: metrics.entries() }))
     }
 
     /// Trains the policy to prefer chosen to rejected, held to the reference that scored the pairs.
     pub fn dpo(
         &mut self,
         mut policy: Transformer,
+        reference: &Transformer,
         train: &[ScoredPair],
         held_out: &[ScoredPair],
     ) -> anyhow::Result<Transformer> {
-        let Args { steps, batch_size, eval_every, .. } = *self.args;
-        let mut optimizer = AdamWConfig::new().init();
+        let Args { steps, batch_size, eval_every, learning_rate, max_grad_norm, .. } = *self.args;
+        let mut descent = Descent::new(steps, learning_rate, max_grad_norm);
         let mut batches = Batches::new(train.len(), batch_size);
         self.log.begin("dpo", steps)?;
-        self.log.held_out(0, &self.evaluate(&policy.valid(), held_out)?)?;
+        self.log.held_out(0, &self.compare(reference, &policy.valid(), held_out)?.after)?;
         for step in 1..=steps {
             let batch: Vec<&ScoredPair> = batches.draw(&mut self.rng).map(|index| &train[index]).collect();
-            let learning_rate = learning_rate(self.args.learning_rate, step, steps);
 
-            let (stepped, result) = self
-                .dpo_step(policy, &mut optimizer, &batch, learning_rate)
-                .with_context(|| format!("DPO step {step}"))?;
-            policy = stepped;
+            let result;
+            (policy, result) =
+                self.dpo_step(policy, &mut descent, step, &batch).with_context(|| format!("DPO step {step}"))?;
 
             self.log.step(step, result)?;
             if step % eval_every == 0 || step == steps {
-                self.log.held_out(step, &self.evaluate(&policy.valid(), held_out)?)?;
+                self.log.held_out(step, &self.compare(reference, &policy.valid(), held_out)?.after)?;
             }
         }
         self.log.end();
         Ok(policy)
     }
 
-    /// Supervised training on the chosen completions, so that there is a model worth comparing with.
-    pub fn warm_up(&mut self, mut model: Transformer, train: &[Pair]) -> anyhow::Result<Transformer> {
-        let Args { warmup_steps: steps, batch_size, .. } = *self.args;
-        let mut optimizer = AdamWConfig::new().init();
-        let mut batches = Batches::new(train.len(), batch_size);
-        self.log.begin("warm-up", steps)?;
-        for step in 1..=steps {
-            let batch: Vec<&Pair> = batches.draw(&mut self.rng).map(|index| &train[index]).collect();
-            let completions = tokens::chosen_completions(&batch, &self.device)?;
-            let sequences = log_probs(&model, &completions)?;
-
-            // The mean over all tokens of the batch: long completions weigh more, as in any language model's training.
-            let loss = -sequences.sum.sum() / sequences.token_count.sum().float();
-            let value = loss.clone().try_into_scalar::<f64>()?;
-
-            let mut gradients = GradientsParams::from_grads(loss.backward(), &model);
-            let grad_norm = clip_by_global_norm(&mut gradients, &model, self.args.max_grad_norm)
-                .with_context(|| format!("warm-up step {step}"))?;
-            let learning_rate = learning_rate(self.args.warmup_learning_rate, step, steps);
-            model = optimizer.step(learning_rate, model, gradients);
-            self.log.step(step, Step { learning_rate, grad_norm, metrics: vec![("loss", value)] })?;
-        }
-        self.log.end();
+    /// Supervised training on the chosen completions.
+    pub fn warm_up(&mut self, model: Transformer, train: &[Pair]) -> anyhow::Result<Transformer> {
+        let Args { warmup_steps, batch_size, warmup_learning_rate, max_grad_norm, .. } = *self.args;
+        let descent = Descent::new(warmup_steps, warmup_learning_rate, max_grad_norm);
+        let Self { rng, device, log, .. } = self;
+        log.begin("warm-up", warmup_steps)?;
+        let model = imitate(model, train, batch_size, descent, rng, device, |step, loss, taken| {
+            log.step(step, Step { taken, metrics: vec![("loss", loss)] })
+        })?;
+        log.end();
         Ok(model)
+    }
+
+    /// That the policy gives what the reference gave, before it learns: on one batch from all over the training pairs,
+    /// among other neighbours than those with which the reference saw them.
+    pub fn check_reference(&self, policy: &Transformer, train: &[ScoredPair]) -> anyhow::Result<()> {
+        let stride = train.len().div_ceil(self.args.batch_size);
+        let batch: Vec<&ScoredPair> = train.iter().step_by(stride).collect();
+        let from_policy = log_probs(policy, &self.completions(&batch)?)?.into_pairs()?;
+        let drift = ReferenceDrift::measure(&from_policy, &self.reference_log_probs(&batch)?)?;
+        drift.expect_within(REFERENCE_TOLERANCE).context("before the first step")?;
+        self.log.note(&format!(
+            "policy and reference agree before the first step: {:.1e} nats apart at most in {} completions",
+            drift.largest(),
+            drift.by_row().len()
+        ));
+        Ok(())
     }
 
     /// Keeps the reference's log-probs of every pair. The reference never changes: once is enough.
@@ -131,7 +133,7 @@ impl Trainer<'_> {
             let sequences = log_probs(reference, &completions)?;
             let (sums, counts) = (sequences.sum.try_into_data()?, sequences.token_count.try_into_data()?);
             let log_probs: Vec<LogProb> =
-                sums.iter().zip(counts.iter()).map(|(sum, token_count)| LogProb { sum, token_count }).collect();
+                sums.iter().zip(counts.iter()).map(|(sum, count): (f32, i64)| (sum, count as usize)).collect();
             let (chosen, rejected) = log_probs.split_at(batch.len());
             sides.extend(chosen.iter().copied().zip(rejected.iter().copied()));
         }
@@ -141,38 +143,41 @@ impl Trainer<'_> {
 
     /// The reference's log-probs of a batch, back from the host.
     fn reference_log_probs(&self, batch: &[&ScoredPair]) -> burn_dpo::Result<PairLogProbs> {
-        let side = |log_prob: fn(&ScoredPair) -> LogProb| {
-            let sums: Vec<f32> = batch.iter().map(|scored| log_prob(scored).sum).collect();
-            let counts: Vec<i32> = batch.iter().map(|scored| log_prob(scored).token_count).collect();
-            let sums = Tensor::<1>::from_floats(sums.as_slice(), &self.device);
-            SequenceLogProbs::new(sums, Tensor::<1, Int>::from_ints(counts.as_slice(), &self.device))
-        };
-        PairLogProbs::new(side(|scored| scored.chosen)?, side(|scored| scored.rejected)?)
+        let side = |side: fn(&ScoredPair) -> LogProb| batch.iter().map(|scored| side(scored)).collect::<Vec<_>>();
+        PairLogProbs::from_host(&side(|scored| scored.chosen), &side(|scored| scored.rejected), &self.device)
     }
 
-    /// Measures a model on all pairs, in the batches in which they were scored: equal weights give equal numbers.
-    pub fn evaluate(&self, model: &Transformer, pairs: &[ScoredPair]) -> anyhow::Result<PreferenceMetrics> {
-        let beta = self.args.beta;
-        let mut metrics = PreferenceMetrics::default();
+    /// Measures reference and policy on all pairs, in the batches in which they were scored: equal weights give equal
+    /// numbers.
+    pub fn compare(
+        &self,
+        reference: &Transformer,
+        policy: &Transformer,
+        pairs: &[ScoredPair],
+    ) -> anyhow::Result<Comparison> {
+        let mut comparison = Comparison::default();
         for batch in pairs.chunks(self.args.batch_size) {
-            let batch: Vec<&ScoredPair> = batch.iter().collect();
-            let from_model = log_probs(model, &self.completions(&batch)?)?.into_pairs()?;
-            let from_reference = self.reference_log_probs(&batch)?;
-            let losses = dpo_loss(&from_model, &from_reference, beta)?;
-            metrics.merge(&PreferenceMetrics::from_batch(&losses, &from_model, &from_reference, beta)?);
+            let completions = self.completions(&batch.iter().collect::<Vec<_>>())?;
+            let statistics = |model: &Transformer| token_statistics(model.forward(completions.tokens()), &completions);
+            let (reference, policy) = (statistics(reference)?, statistics(policy)?);
+            comparison.before.merge(&self.measure(&reference, &reference)?);
+            comparison.after.merge(&self.measure(&policy, &reference)?);
         }
-        Ok(metrics)
+        Ok(comparison)
+    }
+
+    /// Everything that there is to measure about a model, beside the reference on the same completions.
+    fn measure(&self, model: &TokenStatistics, reference: &TokenStatistics) -> burn_dpo::Result<PreferenceMetrics> {
+        let (tokens, reference_tokens) = (model.log_probs(), reference.log_probs());
+        let (pairs, reference) = (tokens.sequences().into_pairs()?, reference_tokens.sequences().into_pairs()?);
+        let losses = self.objective.losses.losses(&pairs, &reference)?;
+        PreferenceBatch::new(&losses, &pairs, &reference, self.objective.reward_beta())
+            .with_tokens(&tokens, &reference_tokens)
+            .with_statistics(&model.sequences())
+            .measure()
     }
 
     fn completions(&self, batch: &[&ScoredPair]) -> burn_dpo::Result<Completions> {
         tokens::completions(&batch.iter().map(|scored| &scored.pair).collect::<Vec<_>>(), &self.device)
     }
-}
-
-/// Up in a line over the first tenth of the steps, and from there down in a line to 0 behind the last.
-fn learning_rate(peak: f64, step: usize, steps: usize) -> f64 {
-    let rising = (steps / 10).max(1);
-    let up = step as f64 / rising as f64;
-    let down = ((steps - step) as f64 + 1.0) / ((steps - rising) as f64 + 1.0);
-    peak * up.min(down)
 }

@@ -26,7 +26,7 @@ pub struct Source {
     pub preferences: Vec<(usize, Preference)>,
 }
 
-/// The pairs that ship with the example, written by `make_preferences.py`.
+/// The pairs that ship with the examples, written by `make_preferences.py`.
 pub fn shipped() -> anyhow::Result<Source> {
     parse("the shipped preferences.jsonl", include_bytes!("preferences.jsonl").as_slice())
 }

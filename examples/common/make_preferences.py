@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes preferences.jsonl, the pairs that the example ships with. Standard library only; always the same bytes.
+"""Writes preferences.jsonl, the pairs that the examples ship with. Standard library only; always the same bytes.
 
     python3 make_preferences.py > preferences.jsonl
 

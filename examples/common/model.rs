@@ -12,7 +12,7 @@ use burn::{
 };
 use rand::{Rng, rngs::StdRng};
 
-use crate::tokens::{END, VOCAB_SIZE};
+use super::tokens::{END, VOCAB_SIZE};
 
 const WIDTH: usize = 64;
 const HEADS: usize = 4;

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use burn_dpo::Completions;
 use rand::{rngs::StdRng, seq::SliceRandom};
 
-use crate::data::{Preference, Source};
+use super::data::{Preference, Source};
 
 /// Every byte, and two marks.
 pub const VOCAB_SIZE: usize = 258;
@@ -53,6 +53,16 @@ impl Pair {
 
     pub fn prompt(&self) -> &[u32] {
         &self.chosen[..self.prompt_length]
+    }
+
+    /// The better completion, without its prompt.
+    pub fn chosen(&self) -> &[u32] {
+        &self.chosen[self.prompt_length..]
+    }
+
+    /// The worse completion, without its prompt.
+    pub fn rejected(&self) -> &[u32] {
+        &self.rejected[self.prompt_length..]
     }
 
     fn longest(&self) -> usize {
@@ -113,6 +123,16 @@ pub fn completions(pairs: &[&Pair], device: &Device) -> burn_dpo::Result<Complet
     let chosen = pairs.iter().map(|pair| pair.chosen.as_slice());
     let sequences: Vec<&[u32]> = chosen.chain(pairs.iter().map(|pair| pair.rejected.as_slice())).collect();
     let prompts: Vec<usize> = pairs.iter().chain(pairs).map(|pair| pair.prompt_length).collect();
+    Completions::from_sequences(&sequences, &prompts, VOCAB_SIZE, device)
+}
+
+/// Any completions, each with the prompt that it is to follow.
+pub fn answers<'a>(
+    answers: impl Iterator<Item = (&'a [u32], &'a [u32])>,
+    device: &Device,
+) -> burn_dpo::Result<Completions> {
+    let (sequences, prompts): (Vec<_>, Vec<_>) =
+        answers.map(|(prompt, answer)| ([prompt, answer].concat(), prompt.len())).unzip();
     Completions::from_sequences(&sequences, &prompts, VOCAB_SIZE, device)
 }
 

@@ -1,0 +1,55 @@
+//! What is trained with: a member of the family, or a weighted sum of several.
+
+use std::fmt;
+
+use anyhow::{Context, ensure};
+use burn_dpo::{Beta, LossMixture, PreferenceLoss, Weight};
+use serde::Serialize;
+use serde_json::Value;
+
+/// The loss; written as the list that `--loss-config` reads.
+#[derive(Debug, Clone, Serialize)]
+#[serde(transparent)]
+pub struct Objective {
+    pub losses: LossMixture,
+}
+
+impl Objective {
+    /// A member by name with its usual parameters, but for β where another one is given.
+    ///
+    /// # Errors
+    /// If a β is given to a member without one.
+    pub fn named(loss: PreferenceLoss, beta: Option<Beta>) -> anyhow::Result<Self> {
+        let Some(beta) = beta else { return Ok(Self { losses: loss.into() }) };
+        ensure!(loss.beta().is_some(), "--beta is {beta}, but {loss} has no β");
+        let mut fields = serde_json::to_value(loss)?;
+        fields["beta"] = beta.get().into();
+        Ok(Self { losses: serde_json::from_value::<PreferenceLoss>(fields)?.into() })
+    }
+
+    /// From `{"loss": NAME, …}` or a list of `{"weight": w, "loss": {…}}`.
+    pub fn from_json(json: &str) -> anyhow::Result<Self> {
+        let value: Value = serde_json::from_str(json).context("--loss-config")?;
+        let losses = match value {
+            Value::Array(_) => serde_json::from_value(value),
+            one => serde_json::from_value::<PreferenceLoss>(one).map(LossMixture::from),
+        };
+        Ok(Self { losses: losses.context("--loss-config")? })
+    }
+
+    /// The scale of rewards in the metrics: the loss's own β, or the usual one where there is none.
+    pub fn reward_beta(&self) -> Beta {
+        let usual = || PreferenceLoss::default().beta();
+        self.losses.beta().or_else(usual).unwrap_or_else(|| unreachable!("DPO has a β"))
+    }
+}
+
+/// The member's name; of several, each with its weight.
+impl fmt::Display for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.losses.terms() {
+            [only] if only.weight == Weight::ONE => only.loss.fmt(f),
+            _ => self.losses.fmt(f),
+        }
+    }
+}
