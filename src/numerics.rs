@@ -36,7 +36,7 @@ pub(crate) fn log1p_of_at_most_one<const D: usize>(e: Tensor<D>) -> Tensor<D> {
     s * polynomial(square, terms, odd) * 2.0
 }
 
-/// `log(1 + x)` for `x ≥ 0`. Above 1 the plain logarithm loses nothing.
+/// `log(1 + x)` for `x ≥ 0`, or a rounding below. Above 1 the plain logarithm loses nothing.
 pub(crate) fn log1p_of_non_negative<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let large = x.clone().greater_elem(1.0);
     let plain = (x.clone() + 1.0).log();

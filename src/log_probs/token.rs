@@ -6,6 +6,7 @@ use super::SequenceLogProbs;
 use crate::{
     Completions, Error, Result,
     completions::NextTokens,
+    numerics::log1p_of_non_negative,
     ops::{arithmetic_dtype, check_float, check_same_device, closed_form, independent_of, to_arithmetic_dtype},
 };
 
@@ -146,7 +147,9 @@ impl Rows {
     pub(super) fn log_probs(&self, logits: Tensor<2>, Softmax { max, exp, .. }: Softmax) -> TokenLogProbs {
         let target = logits.clone().gather(1, self.ids.clone()) - finite_or_zero(max);
         let sum = sum_in_blocks(exp.clone());
-        let log_sum = sum.clone().log().mask_fill(self.out_of_range.clone(), f64::NAN);
+        // the largest adds 1: near certainty log1p is as accurate as there, and only nothing but −∞ has less
+        let nowhere = self.out_of_range.clone().bool_or(sum.clone().lower_elem(0.5));
+        let log_sum = log1p_of_non_negative(sum.clone() - 1.0).mask_fill(nowhere, f64::NAN);
         let log_sum = if logits.is_tracked() {
             let nowhere = self.out_of_range.clone().expand(exp.dims());
             closed_form(log_sum, [(logits, (exp / sum).mask_fill(nowhere, f64::NAN))])
