@@ -67,7 +67,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         let from_policy = ranked_log_probs(&policy, &completions)?;
         let from_reference = ranked_log_probs(&reference, &completions)?;
 
-        let loss = plackett_luce_loss(&from_policy, &from_reference, beta, &known)?.mean();
+        let loss = plackett_luce_loss(&from_policy, &from_reference, beta, known)?.mean();
         let value = loss.clone().try_into_scalar::<f64>()?;
         (policy, _) = descent.step(step, policy, loss)?;
         progress("step", step, steps, &format!("loss {value:.3}"));
