@@ -8,20 +8,41 @@
 
 use burn_tensor::{DType, Tensor};
 
+use crate::ops::exp_is_accurate;
+
 /// `log(1 + eˣ) = −log σ(−x)`, as accurate as `exp` over the whole range.
 ///
 /// ```text
 /// log(1 + eˣ) = max(x, 0) + log(1 + e^−|x|)
 /// ```
 pub(crate) fn softplus(x: Tensor<1>) -> Tensor<1> {
-    x.clone().clamp_min(0.0) + log1p_of_at_most_one(x.abs().neg().exp())
+    x.clone().clamp_min(0.0) + log1p_of_at_most_one(exp_of_minus(x.abs()))
 }
 
 /// `σ(x) = 1 / (1 + e^−x)`, as accurate as `exp` over the whole range: its small tail is `eˣ / (1 + eˣ)`.
 pub(crate) fn sigmoid(x: Tensor<1>) -> Tensor<1> {
-    let small = x.clone().abs().neg().exp();
+    let small = exp_of_minus(x.clone().abs());
     let numerator = small.clone().mask_fill(x.greater_equal_elem(0.0), 1.0);
     numerator / (small + 1.0)
+}
+
+/// `e^−x` for `x ≥ 0`, accurate everywhere where the device's `exp` is near 0.
+///
+/// A GPU's `exp` is `2^(x log₂ e)`, and the rounding of that product costs `|x|` units in the last place: 1e-5 at 90. There
+/// the whole part of `x` is taken as powers of e that are known, `e^−64 · e^−32 · …`, and only the rest is left to it.
+fn exp_of_minus(x: Tensor<1>) -> Tensor<1> {
+    if exp_is_accurate(&x) {
+        return x.neg().exp();
+    }
+    let beyond = x.clone().greater_elem(127.0); // nothing is left there
+    let mut whole = x.clone().mask_fill(beyond.clone(), 0.0).floor();
+    let mut power = (x - whole.clone()).neg().exp().mask_fill(beyond, 0.0);
+    for step in [64.0, 32.0, 16.0, 8.0, 4.0, 2.0, 1.0f64] {
+        let holds = whole.clone().greater_equal_elem(step);
+        power = power.clone().mask_where(holds.clone(), power * (-step).exp());
+        whole = whole.clone().mask_where(holds, whole - step);
+    }
+    power
 }
 
 /// `log(1 + e)` for `−½ ≤ e ≤ 1`, through `log((1 + s)/(1 − s)) = 2 artanh s` with `s = e / (2 + e)`, `|s| ≤ 1/3`.

@@ -4,7 +4,7 @@ use burn_tensor::{Bool, FloatDType, Tensor};
 
 use crate::{
     Result,
-    ops::{arithmetic_dtype, check_float, check_same_device},
+    ops::{arithmetic_dtype, check_float, check_same_device, independent_of, zero},
     pairs::expect_pairs,
 };
 
@@ -72,15 +72,19 @@ impl PairWeights {
     /// # Errors
     /// As [`apply`](Self::apply).
     pub fn mean(&self, losses: Tensor<1>) -> Result<Tensor<1>> {
-        let total = self.like(&losses)?.sum();
+        let weights = self.like(&losses)?;
+        if losses.dims() == [0] {
+            return Ok(independent_of(zero(&losses), &losses));
+        }
+        let total = weights.sum();
         let nothing = total.clone().equal_elem(0.0);
         Ok(self.apply(losses)?.sum() / total.mask_fill(nothing, 1.0))
     }
 
     /// `Σ w`, `[1]`.
     pub fn total(&self) -> Tensor<1> {
-        let dtype = FloatDType::from(arithmetic_dtype(self.weights.dtype()));
-        self.weights.clone().cast(dtype).sum()
+        let weights = self.weights.clone().cast(FloatDType::from(arithmetic_dtype(self.weights.dtype())));
+        if weights.dims() == [0] { zero(&weights) } else { weights.sum() }
     }
 
     /// The weights in the format of the losses.

@@ -5,12 +5,12 @@ use burn_tensor::{Bool, DType, Int, IntDType, Tensor};
 
 use super::{
     TokenLogProbs,
-    token::{Rows, Softmax, accurate_sums, count, nothing_to_predict, select, softmax, sum_in_blocks},
+    token::{Rows, Softmax, accurate_sums, count, max_of_rows, nothing_to_predict, select, softmax, sum_in_blocks},
 };
 use crate::{
     Completions, Result,
     numerics::log1p_of_non_negative,
-    ops::{argmax, closed_form},
+    ops::{closed_form, indices},
 };
 
 /// The log-probability of every completion token beside the entropy and other statistics of the distribution that it was
@@ -84,8 +84,7 @@ pub fn token_statistics(logits: Tensor<3>, completions: &Completions) -> Result<
     let softmax = softmax(&logits);
     let constant = logits.clone().without_autodiff();
 
-    let no_argmax = softmax.max.clone().is_nan().bool_or(rows.uncounted.clone()).bool_or(rows.out_of_range.clone());
-    let is_argmax = argmax(constant.clone()).equal(rows.ids.clone().cast(IntDType::I32)).bool_and(no_argmax.bool_not());
+    let is_argmax = rows.is_argmax(&constant, softmax.max.clone());
     let per_logit = 1.0 / constant.dims()[1] as f64;
     let mean_logit = rows.counted_only(sum_in_blocks(constant * per_logit));
 
@@ -105,6 +104,22 @@ pub fn token_statistics(logits: Tensor<3>, completions: &Completions) -> Result<
 }
 
 impl Rows {
+    /// Whether each row's token is the first of its largest logits, `[rows, 1]`.
+    ///
+    /// By comparison: burn's `argmax` gives indices of the device's default type, which may be too narrow to count a vocabulary,
+    /// and on wgpu it leaves out the end of some long rows.
+    fn is_argmax(&self, logits: &Tensor<2>, max: Tensor<2>) -> Tensor<2, Bool> {
+        let [rows, vocab] = logits.dims();
+        let ids = self.ids.clone().cast(IntDType::I32);
+        let index = indices(vocab, &logits.device()).reshape([1, vocab]);
+        let earlier = index.expand([rows, vocab]).lower(ids.expand([rows, vocab]));
+        let largest = logits.clone().equal(max.clone().expand([rows, vocab]));
+        let before = max_of_rows(logits.zeros_like().mask_fill(largest.bool_and(earlier), 1.0));
+        let is_largest = logits.clone().gather(1, self.ids.clone()).equal(max);
+        let nowhere = self.uncounted.clone().bool_or(self.out_of_range.clone());
+        is_largest.bool_and(before.equal_elem(0.0)).bool_and(nowhere.bool_not())
+    }
+
     /// `[rows, 1]` as `[sequences, time − 1]`, 0 where not counted.
     fn counted_only(&self, rows: Tensor<2>) -> Tensor<2> {
         self.predictions(rows.mask_fill(self.uncounted.clone(), 0.0))

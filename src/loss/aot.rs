@@ -1,9 +1,14 @@
 //! Alignment via Optimal Transport: distributions of a batch, not pairs.
 
-use burn_tensor::{Int, Tensor};
+use burn_tensor::{Int, IntDType, Tensor};
 
 use super::{Beta, LabelSmoothing, cdpo::smoothed};
-use crate::{PairLogProbs, Result, numerics::finite, ops::closed_form, pairs::compare};
+use crate::{
+    PairLogProbs, Result,
+    numerics::finite,
+    ops::{closed_form, indices},
+    pairs::compare,
+};
 
 /// AOT for pairs: the policy's preference gaps should dominate the reference's, as distributions over the batch. One loss per
 /// *rank*.
@@ -137,7 +142,7 @@ fn picked(numbers: Tensor<1>, order: &Tensor<1, Int>) -> Tensor<1> {
 fn ascending(numbers: Tensor<1>) -> Tensor<1, Int> {
     let [count] = numbers.dims();
     let device = numbers.device();
-    let index = Tensor::<1, Int>::arange(0..count as i64, &device);
+    let index = indices(count, &device);
     if count == 0 {
         return index;
     }
@@ -145,7 +150,7 @@ fn ascending(numbers: Tensor<1>) -> Tensor<1, Int> {
     let numbers = numbers.mask_fill(nan.clone(), 0.0);
     let column = |row: Tensor<1, Int>| row.reshape([count, 1]).expand([count, count]);
     let row = |row: Tensor<1, Int>| row.reshape([1, count]).expand([count, count]);
-    let (earlier, nan) = (column(index.clone()).greater(row(index.clone())), nan.int());
+    let (earlier, nan) = (column(index.clone()).greater(row(index.clone())), nan.int().cast(IntDType::I32));
     let (mine, other) = (
         numbers.clone().reshape([count, 1]).expand([count, count]),
         numbers.reshape([1, count]).expand([count, count]),
@@ -155,7 +160,7 @@ fn ascending(numbers: Tensor<1>) -> Tensor<1, Int> {
     let smaller = other.clone().lower(mine.clone()).bool_or(other.equal(mine).bool_and(earlier.clone()));
     // among numbers by size, among NaN by index, numbers before NaN; NaN is 0 in `smaller`, so its own ties go by index
     let before = alike.bool_and(smaller).bool_or(nan_other.lower(nan_mine));
-    let rank = before.int().sum_dim(1);
+    let rank = before.int().cast(IntDType::I32).sum_dim(1);
 
     let at_rank = rank.reshape([1, count]).expand([count, count]).equal(column(index.clone()));
     row(index).mask_fill(at_rank.bool_not(), 0).sum_dim(1).reshape([count])

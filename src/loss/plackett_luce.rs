@@ -1,12 +1,12 @@
 //! Plackett–Luce: rankings of more than two completions.
 
-use burn_tensor::{Bool, DType, FloatDType, Int, IntDType, Tensor, TensorData};
+use burn_tensor::{Bool, FloatDType, Int, IntDType, Tensor, TensorData};
 
 use super::Beta;
 use crate::{
     Error, RankedLogProbs, Result,
     numerics::{finite, log1p_of_non_negative},
-    ops::{check_int, check_same_device, closed_form, independent_of},
+    ops::{check_int, check_same_device, closed_form, independent_of, indices},
 };
 
 /// How much of each ranking is known.
@@ -147,9 +147,7 @@ impl RankedItems<'_> {
 impl Known {
     fn new(ranked: RankedItems, rewards: &Tensor<2>) -> Self {
         let [rankings, items] = rewards.dims();
-        let index: Vec<i32> = (0..items as i32).collect();
-        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [items]), (&rewards.device(), DType::I32));
-        let index = index.reshape([1, items]).expand([rankings, items]);
+        let index = indices(items, &rewards.device()).reshape([1, items]).expand([rankings, items]);
         let below = |counts: &Tensor<1, Int>| {
             let counts = counts.clone().without_autodiff().cast(IntDType::I32);
             index.clone().lower(counts.reshape([rankings, 1]).expand([rankings, items]))

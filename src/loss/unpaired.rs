@@ -6,7 +6,7 @@ use super::{Beta, Weight, apo::sigmoid_slope};
 use crate::{
     Error, Result, SequenceLogProbs,
     numerics::{finite, sigmoid, softplus},
-    ops::{check_float, check_same_device, closed_form},
+    ops::{check_float, check_same_device, closed_form, zero},
     pairs::{ComparedSequences, compare_sequences},
 };
 
@@ -183,10 +183,11 @@ pub fn bco_loss(
 /// Ethayarajh et al. 2024, section 4.1 (arXiv:2402.01306); TRL's `KTOTrainer`.
 pub fn kl_estimate(policy: &SequenceLogProbs, reference: &SequenceLogProbs) -> Result<Tensor<1>> {
     let log_ratio = compare_sequences(policy, reference)?.log_ratio;
-    if log_ratio.dims() == [0] {
-        return Ok(Tensor::zeros([1], (&log_ratio.device(), log_ratio.dtype())));
+    let [count] = log_ratio.dims();
+    if count == 0 {
+        return Ok(zero(&log_ratio));
     }
-    let mean = log_ratio.mean();
+    let mean = log_ratio.sum() / count as f64;
     let negative = mean.clone().lower_elem(0.0);
     Ok(mean.mask_fill(negative, 0.0))
 }

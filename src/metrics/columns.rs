@@ -4,7 +4,7 @@ use std::fmt;
 
 use burn_tensor::{Bool, DType, FloatDType, Int, IntDType, Tensor};
 
-use crate::{Error, TokenLogProbs, numerics};
+use crate::{Error, TokenLogProbs, numerics, ops::indices};
 
 /// Columns of one number per pair, brought to one format: f64 if any float among them is, else f32.
 #[derive(Default)]
@@ -72,7 +72,7 @@ pub(super) fn first_non_finite(values: Tensor<2>) -> Tensor<1, Int> {
     if sequences * width == 0 {
         return Tensor::zeros([sequences], (&device, DType::I32));
     }
-    Tensor::<1, Int>::arange(0..width as i64, (&device, DType::I32))
+    indices(width, &device)
         .unsqueeze::<2>()
         .expand([sequences, width])
         .mask_fill(values.is_finite(), width as i64)

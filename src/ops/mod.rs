@@ -9,10 +9,12 @@
 mod autodiff;
 mod precision;
 
-use burn::backend::{Backend, Dispatch, backend_extension, ops::FloatTensorOps, tensor::FloatTensor};
-use burn_tensor::{Int, IntDType, Tensor};
+use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
+use burn_tensor::{DType, Device, Int, Tensor, TensorData};
 
-pub(crate) use precision::{arithmetic_dtype, check_float, check_int, check_same_device, to_arithmetic_dtype};
+pub(crate) use precision::{
+    arithmetic_dtype, check_float, check_int, check_same_device, exp_is_accurate, to_arithmetic_dtype,
+};
 
 /// What this crate asks of a backend beyond burn's own operations.
 #[backend_extension(
@@ -89,9 +91,18 @@ pub(crate) fn independent_of<const D: usize, const E: usize>(value: Tensor<D>, i
     Tensor::from_dispatch(Dispatch::with_zero_gradient(value.into_dispatch(), input.clone().into_dispatch()))
 }
 
-/// The index of the largest entry of each row, `[rows, 1]`: the first of equals, and the first NaN if there is one.
+/// 0, `[1]`, where the other tensor is and in its format: the sum of nothing.
 ///
-/// As 32-bit integers: burn's own `argmax` gives the device's default ones, which may be too narrow to count a vocabulary.
-pub(crate) fn argmax(rows: Tensor<2>) -> Tensor<2, Int> {
-    Tensor::from_dispatch(Dispatch::float_argmax(rows.into_dispatch(), 1, IntDType::I32))
+/// Written on the host: on wgpu, burn's reduction to nothing, and even its `zeros` beside other operations on nothing, may give
+/// whatever was in the memory.
+pub(crate) fn zero<const D: usize>(like: &Tensor<D>) -> Tensor<1> {
+    Tensor::from_data(TensorData::new(vec![0.0f64], [1]), (&like.device().without_autodiff(), like.dtype()))
+}
+
+/// 0, 1, 2, … in 32 bits, whatever the device's default integer is.
+///
+/// Written on the host: on wgpu, burn's `arange` is wrong beyond 65 535.
+pub(crate) fn indices(count: usize, device: &Device) -> Tensor<1, Int> {
+    let indices: Vec<i32> = (0..count as i32).collect();
+    Tensor::from_data(TensorData::new(indices, [count]), (&device.clone().without_autodiff(), DType::I32))
 }

@@ -358,42 +358,29 @@ fn finite_log_probs_never_give_nan_in_any_member() {
     });
 }
 
-/// The table of the whole range: `-- --nocapture whole_range` prints it.
+/// `cargo run --example losses -- --table` prints the numbers.
 #[test]
 fn every_member_is_right_over_the_whole_range_of_the_margin() {
     const MARGINS: [f64; 9] = [0.0, 17.0, -17.0, 89.0, -89.0, 1e4, -1e4, 1e30, -1e30];
     on_every_device(|on| {
-        for loss in members() {
-            for z in MARGINS {
-                // the log-ratio, or mean log-prob, that gives that margin on the chosen side alone
-                let scale = match loss {
-                    PreferenceLoss::Ipo { .. } => 1.0,
-                    loss => loss.beta().map_or(1.0, Beta::get),
-                };
+        for loss in members().into_iter().filter(PreferenceLoss::keeps_pairs_apart) {
+            let scale = match loss {
+                PreferenceLoss::Ipo { .. } => 1.0,
+                loss => loss.beta().map_or(1.0, Beta::get),
+            };
+            // One pair per margin, of a log-ratio, or mean log-prob, on the chosen side alone. Log-probs are not above 0: what the
+            // chosen completion would gain is taken from its reference, or from the other side.
+            let pair = |z: f64| {
                 let shift = f64::from((z / scale) as f32);
-                // log-probs are not above 0: what the chosen completion would gain is taken from the other side
-                let pair = match (loss.needs_reference(), shift > 0.0) {
+                let [chosen, rejected, c, r] = match (loss.needs_reference(), shift > 0.0) {
                     (true, true) => [0.0, 0.0, -shift, 0.0],
                     (false, true) => [0.0, -shift, 0.0, 0.0],
                     _ => [shift, 0.0, 0.0, 0.0],
                 };
-                let [chosen, rejected, c, r] = pair;
-                let sums = Sums { policy: Pair { chosen, rejected }, reference: Pair { chosen: c, rejected: r } };
-                let pairs = Counted { sums: vec![sums], token_counts: vec![[1, 1]] };
-                let (actual, exact) = (pairs.outcome(&loss, on, DType::F32), pairs.expected(&loss));
-                println!(
-                    "{:8} {:90} z = {z:+6.0e}: value {:+.6e} (f64 {:+.6e}), slope {:+.6e} (f64 {:+.6e})",
-                    on.name,
-                    serde_json::to_string(&loss).unwrap(),
-                    actual.losses[0],
-                    exact.losses[0],
-                    actual.chosen[0],
-                    exact.chosen[0]
-                );
-                if loss.keeps_pairs_apart() {
-                    expect_reference(on, DType::F32, &loss, &pairs)?;
-                }
-            }
+                Sums { policy: Pair { chosen, rejected }, reference: Pair { chosen: c, rejected: r } }
+            };
+            let pairs = Counted { sums: MARGINS.map(pair).to_vec(), token_counts: vec![[1, 1]; MARGINS.len()] };
+            expect_reference(on, DType::F32, &loss, &pairs)?;
         }
         Ok(())
     });
@@ -626,6 +613,12 @@ fn weights_multiply_losses_and_have_no_gradient() {
 
         let nothing = PairWeights::new(floats(&[0.0; 3], [3], &on.device, DType::F32)).unwrap();
         prop_assert_eq!(numbers(&nothing.mean(losses).unwrap()), [0.0]);
+
+        let none = floats(&[], [0], &on.autodiff(), DType::F32).require_grad();
+        let of_none = PairWeights::new(none.clone()).unwrap();
+        let mean = of_none.mean(none.clone()).unwrap();
+        prop_assert_eq!((numbers(&mean), numbers(&of_none.total())), (vec![0.0], vec![0.0]));
+        prop_assert_eq!(none.grad(&mean.backward()).map(|gradient| gradient.dims()), Some([0]));
         Ok(())
     });
 }
