@@ -88,7 +88,6 @@ pub fn plackett_luce_loss(
     let Known { place, present } = Known::new(ranked, &rewards);
     let cube = [rankings, items, items];
     // [ranking, place k, item j]: the lead of j over k, where j is a present item after a known place k
-    let rewards = rewards.mask_fill(present.clone().bool_not(), 0.0);
     let of_item = rewards.clone().reshape([rankings, 1, items]).expand(cube);
     let of_place = rewards.reshape([rankings, items, 1]).expand(cube);
     let out = after(items, &of_item)

@@ -730,3 +730,29 @@ fn at_a_kink_nothing_is_asked_for() {
         Ok(())
     });
 }
+
+/// Where the scores of both completions are beyond the format, their difference still has a sign.
+#[test]
+fn scores_beyond_the_format_are_compared_all_the_same() {
+    on_every_device(|on| {
+        let pair = |chosen: f64, rejected: f64| Sums {
+            policy: Pair { chosen, rejected },
+            reference: Pair { chosen: 0.0, rejected: 0.0 },
+        };
+        // forward KL: scores −e^100 and −e^150, over 3 and 5 tokens
+        let pairs = Counted { sums: vec![pair(-100.0, -150.0), pair(-150.0, -100.0)], token_counts: vec![[3, 5]; 2] };
+        let beta = Beta::new(0.1).unwrap();
+        for loss in [
+            PreferenceLoss::SigmoidNorm { beta, divergence: FDivergence::ForwardKl },
+            PreferenceLoss::Dpo { beta, divergence: FDivergence::ForwardKl },
+        ] {
+            let outcome = pairs.outcome(&loss, on, DType::F32);
+            prop_assert_eq!((outcome.losses[0], outcome.chosen[0], outcome.rejected[0]), (0.0, 0.0, 0.0), "{}", loss);
+            prop_assert!(outcome.losses[1] > 1e38 && outcome.chosen[1] < -1e38, "{loss}: {outcome:?}");
+        }
+        let ipo = PreferenceLoss::Ipo { beta, divergence: FDivergence::ForwardKl };
+        let outcome = pairs.outcome(&ipo, on, DType::F32);
+        prop_assert!(outcome.losses.iter().all(|&loss| loss > 1e38), "{outcome:?}");
+        Ok(())
+    });
+}
