@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use burn_dpo::{Beta, LossMixture, PreferenceLoss, Weight};
 use serde::Serialize;
 use serde_json::Value;
@@ -20,11 +20,11 @@ impl Objective {
     /// # Errors
     /// If a β is given to a member without one.
     pub fn named(loss: PreferenceLoss, beta: Option<Beta>) -> anyhow::Result<Self> {
-        let Some(beta) = beta else { return Ok(Self { losses: loss.into() }) };
-        ensure!(loss.beta().is_some(), "--beta is {beta}, but {loss} has no β");
-        let mut fields = serde_json::to_value(loss)?;
-        fields["beta"] = beta.get().into();
-        Ok(Self { losses: serde_json::from_value::<PreferenceLoss>(fields)?.into() })
+        let loss = match beta {
+            Some(beta) => loss.with_beta(beta)?,
+            None => loss,
+        };
+        Ok(Self { losses: loss.into() })
     }
 
     /// From `{"loss": NAME, …}` or a list of `{"weight": w, "loss": {…}}`.

@@ -205,8 +205,27 @@ impl PreferenceLoss {
 
     /// β, where the loss has one: the scale of the rewards in its metrics.
     pub fn beta(&self) -> Option<Beta> {
+        let mut copy = *self;
+        copy.beta_mut().copied()
+    }
+
+    /// The same loss with another β.
+    ///
+    /// # Errors
+    /// [`Error::Ignored`] for a loss that has none.
+    pub fn with_beta(mut self, beta: Beta) -> Result<Self> {
+        match self.beta_mut() {
+            Some(own) => *own = beta,
+            None => {
+                return Err(Error::Ignored { parameter: "beta", value: beta.to_string(), loss: self.name().into() });
+            }
+        }
+        Ok(self)
+    }
+
+    fn beta_mut(&mut self) -> Option<&mut Beta> {
         use PreferenceLoss::*;
-        match *self {
+        match self {
             Dpo { beta, .. }
             | Cdpo { beta, .. }
             | Robust { beta, .. }

@@ -36,6 +36,25 @@ fn every_member_has_a_name_that_parses_and_prints_and_is_its_tag() {
     assert!(error.starts_with("unknown loss \"sigmiod\", expected one of sigmoid, cdpo, "), "{error}");
 }
 
+/// A β can be changed where there is one, and nothing else changes.
+#[test]
+fn another_beta_is_another_beta_and_nothing_else() {
+    let beta = Beta::new(0.7).unwrap();
+    for loss in members() {
+        let (mut json, has_beta) = (serde_json::to_value(loss).unwrap(), loss.beta().is_some());
+        assert_eq!(json.get("beta").is_some(), has_beta, "{loss}");
+        match loss.with_beta(beta) {
+            Ok(other) => {
+                json["beta"] = 0.7.into();
+                assert_eq!((serde_json::to_value(other).unwrap(), other.beta()), (json, Some(beta)), "{loss}");
+            }
+            Err(error) => {
+                assert_eq!((error.to_string(), has_beta), (format!("beta is 0.7, but {loss} does not read it"), false))
+            }
+        }
+    }
+}
+
 #[test]
 fn every_loss_of_trls_trainer_has_its_name_here() {
     for name in [

@@ -10,6 +10,7 @@ use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestCas
 
 use crate::{
     devices::{Tested, for_several, on_every_device},
+    exact::exact,
     family_tolerance::{Bounds, bounds},
     generators::{extreme_sums, sums},
     host::{bits, flags, floats, numbers},
@@ -162,51 +163,7 @@ fn whole_batch(
 
 /// The definition of every member that keeps pairs apart.
 pub fn of_pair(loss: &PreferenceLoss, policy: SequencePair, reference: Pair) -> LossAndGradient {
-    use PreferenceLoss::*;
-    let sums = policy.sums();
-    let f = |divergence: FDivergence| match divergence {
-        FDivergence::ReverseKl => reference::FDivergence::ReverseKl,
-        FDivergence::ForwardKl => reference::FDivergence::ForwardKl,
-        FDivergence::JsDivergence => reference::FDivergence::JsDivergence,
-        FDivergence::AlphaDivergence { alpha } => reference::FDivergence::AlphaDivergence { alpha: alpha.get() },
-    };
-    match *loss {
-        Dpo { beta, divergence: FDivergence::ReverseKl } => reference::dpo_loss(sums, reference, beta.get()),
-        Dpo { beta, divergence } => reference::f_dpo_loss(sums, reference, beta.get(), f(divergence)),
-        Cdpo { beta, label_smoothing, divergence } => {
-            reference::cdpo_loss(sums, reference, beta.get(), label_smoothing.get(), f(divergence))
-        }
-        Robust { beta, label_smoothing, divergence } => {
-            reference::robust_loss(sums, reference, beta.get(), label_smoothing.get(), f(divergence))
-        }
-        Hinge { beta, divergence } => reference::hinge_loss(sums, reference, beta.get(), f(divergence)),
-        Ipo { beta, divergence } => reference::ipo_loss(policy, reference, beta.get(), f(divergence)),
-        SigmoidNorm { beta, divergence } => reference::sigmoid_norm_loss(policy, reference, beta.get(), f(divergence)),
-        ExoPair { beta, label_smoothing, divergence } => {
-            reference::exo_pair_loss(sums, reference, beta.get(), label_smoothing.get(), f(divergence))
-        }
-        Discopop { beta, temperature, divergence } => {
-            reference::discopop_loss(sums, reference, beta.get(), temperature.get(), f(divergence))
-        }
-        NcaPair { beta } => reference::nca_pair_loss(sums, reference, beta.get()),
-        BcoPair { beta } => reference::bco_pair_loss(sums, reference, beta.get()),
-        SppoHard { beta } => reference::sppo_hard_loss(sums, reference, beta.get()),
-        ApoZero { beta } => reference::apo_zero_loss(sums, reference, beta.get()),
-        ApoDown { beta } => reference::apo_down_loss(sums, reference, beta.get()),
-        Dpop { beta, lambda } => reference::dpop_loss(sums, reference, beta.get(), lambda.get()),
-        Odpo { beta, offset } => reference::odpo_loss(sums, reference, beta.get(), offset.get()),
-        RDpo { beta, length_weight } => reference::r_dpo_loss(policy, reference, beta.get(), length_weight.get()),
-        Simpo { beta, gamma } => reference::simpo_loss(policy, beta.get(), gamma.get()),
-        Alphapo { beta, alpha, gamma } => reference::alphapo_loss(policy, beta.get(), alpha.get(), gamma.get()),
-        Cpo { beta, label_smoothing } => reference::cpo_loss(sums, beta.get(), label_smoothing.get()),
-        Slic { delta } => reference::slic_loss(sums, delta.get()),
-        Orpo {} => reference::orpo_loss(policy),
-        Nll {} => {
-            let reference::UnpairedLossAndGradient { value, gradient } = reference::nll_loss(policy.chosen);
-            LossAndGradient { value, gradient: Pair { chosen: gradient, rejected: 0.0 } }
-        }
-        ref other => unreachable!("{other} is a loss of the whole batch, or is not in this table"),
-    }
+    exact(loss, policy, reference).expect("every member has a definition")
 }
 
 /// Sums with token counts, an empty completion now and then.
