@@ -1,8 +1,8 @@
 //! Functions that burn's backends round too early, written so that they are right on all of them.
 //!
 //! `log_sigmoid(20)` is 0 on two of burn's backends and `log1p(x)` is `ln(1 + x)` on every GPU; both are wanted in full
-//! relative accuracy here, as far as the backend's own `exp` has it: on GPUs that is allowed 3 + 2|x| units in the last
-//! place, and gives 0 where the result is subnormal (x below −87 in f32). Everything below needs only `exp`, `log` of numbers
+//! relative accuracy here. On WGSL `exp` itself is allowed 3 + 2|x| units in the last place; GPUs may give 0 where the result
+//! is subnormal (x below −87 in f32). Everything below needs only `exp`, `log` of numbers
 //! that are not near 1, division and multiplication; where a function has two branches, the one not taken is fed a harmless
 //! number, not a NaN to be multiplied away.
 

@@ -51,9 +51,8 @@ use crate::{
 /// ```
 ///
 /// # Numerics
-/// Value and gradient are closed forms, as accurate as the device's `exp` over the whole finite range (GPUs are allowed
-/// a relative error of 1e-5 at `|β Δ| = 80`, and give 0 for what is below 1e-38); at `Δ = 0` the gradient is exactly
-/// `−β/2`. Log-prob sums in f16 or bf16 are computed in f32; if either model's are f64, all are.
+/// Value and gradient are closed forms, within a few units in the last place over the whole finite range (GPUs may give 0
+/// for what is below 1e-38); at `Δ = 0` the gradient is exactly `−β/2`. Log-prob sums in f16 or bf16 are computed in f32; if either model's are f64, all are.
 ///
 /// # Edge cases
 /// - NaN anywhere in a pair makes that pair's loss and gradient NaN and leaves the others alone.
