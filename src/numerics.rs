@@ -45,6 +45,15 @@ fn exp_of_minus(x: Tensor<1>) -> Tensor<1> {
     power
 }
 
+/// `eˣ`, as accurate as [`exp_of_minus`].
+pub(crate) fn exp(x: Tensor<1>) -> Tensor<1> {
+    if exp_is_accurate(&x) {
+        return x.exp();
+    }
+    let small = exp_of_minus(x.clone().abs());
+    small.clone().mask_where(x.greater_elem(0.0), small.recip())
+}
+
 /// `log(1 + e)` for `−½ ≤ e ≤ 1`, through `log((1 + s)/(1 − s)) = 2 artanh s` with `s = e / (2 + e)`, `|s| ≤ 1/3`.
 ///
 /// The series `s + s³/3 + s⁵/5 + …` is cut where its next term is below the format's rounding: after 8 terms for f32
@@ -70,7 +79,7 @@ pub(crate) fn log1p_of_non_negative<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// f32 (0.7¹⁰/11! = 7e-10), after 18 for f64 (0.7¹⁸/19! = 1.3e-20). Farther out the subtraction keeps at least half.
 pub(crate) fn expm1(x: Tensor<1>) -> Tensor<1> {
     let far = x.clone().abs().greater_elem(std::f64::consts::LN_2);
-    let plain = x.clone().exp() - 1.0;
+    let plain = exp(x.clone()) - 1.0;
     let near = x.mask_fill(far.clone(), 0.0);
     let terms = if near.dtype() == DType::F64 { 18 } else { 10 };
     let inverse_factorial = |k: i32| (1..=k + 1).map(f64::from).product::<f64>().recip();
@@ -81,7 +90,7 @@ pub(crate) fn expm1(x: Tensor<1>) -> Tensor<1> {
 pub(crate) fn log1mexp(x: Tensor<1>) -> Tensor<1> {
     let likely = x.clone().greater_elem(-std::f64::consts::LN_2);
     let of_likely = expm1(x.clone()).neg().log();
-    let unlikely = log1p_of_at_most_one(x.exp().neg().mask_fill(likely.clone(), 0.0));
+    let unlikely = log1p_of_at_most_one(exp(x).neg().mask_fill(likely.clone(), 0.0));
     unlikely.mask_where(likely, of_likely)
 }
 
@@ -95,10 +104,10 @@ pub(crate) fn finite<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// `e^(x/2)`, held below the format's largest number, so that twice this factor is `eˣ`, beyond any range only if the
 /// whole product is: `0 · eˣ` is 0 and not `0 · ∞`.
 pub(crate) fn exp_of_half(x: Tensor<1>) -> Tensor<1> {
-    let most = if x.dtype() == DType::F64 { 700.0 } else { 88.0 };
+    let most = if x.dtype() == DType::F64 { 700.0 } else { 87.0 };
     let half = x / 2.0;
     let beyond = half.clone().greater_elem(most);
-    half.mask_fill(beyond, most).exp()
+    exp(half.mask_fill(beyond, most))
 }
 
 /// `c₀ + c₁x + … ` with that many terms, by Horner's rule.

@@ -5,7 +5,7 @@ use burn_tensor::Tensor;
 use super::{Beta, FDivergence, Temperature, margin::margin};
 use crate::{
     PairLogProbs, Result,
-    numerics::{sigmoid, softplus},
+    numerics::{exp, sigmoid, softplus},
 };
 
 /// DiscoPOP, the log-ratio modulated loss: logistic for small margins, exponential for large ones. One loss per pair.
@@ -53,7 +53,7 @@ pub fn discopop_loss(
     let scaled = z.clone() / tau;
     let (exponential, logistic) = (sigmoid(scaled.clone()), sigmoid(scaled.clone().neg()));
     let softplus_against = softplus(z.clone().neg());
-    let modulated = (z.clone().neg() - softplus(scaled.neg())).exp(); // m e^(−z)
+    let modulated = exp(z.clone().neg() - softplus(scaled.neg())); // m e^(−z)
 
     let loss = logistic.clone() * softplus_against.clone() + modulated.clone();
     // m′ = m (1 − m)/τ, times what it weighs; both terms with m e^(−z) together, as each may be ∞

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Alpha;
 use crate::{
     PairLogProbs,
-    numerics::{exp_of_half, expm1, log1p_of_at_most_one, sigmoid, softplus},
+    numerics::{exp, exp_of_half, expm1, log1p_of_at_most_one, sigmoid, softplus},
     pairs::Sides,
 };
 
@@ -183,7 +183,7 @@ impl Powers {
         Self {
             scaled: Scaled {
                 gap: size.clone().mask_where(behind.clone(), size.neg()),
-                rejected: ahead.neg().mask_fill(behind.clone(), 0.0).exp(),
+                rejected: exp(ahead.neg().mask_fill(behind.clone(), 0.0)),
             },
             largest: chosen.mask_where(behind, rejected),
         }

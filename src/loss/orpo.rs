@@ -4,7 +4,7 @@ use burn_tensor::{DType, Tensor};
 
 use crate::{
     PairLogProbs, Result,
-    numerics::{log1mexp, softplus},
+    numerics::{exp, log1mexp, softplus},
     ops::closed_form,
     pairs::{Sides, alone},
 };
@@ -58,8 +58,8 @@ pub fn orpo_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
 
     let loss = softplus(log_odds_ratio.clone().neg());
     let log_wrong = softplus(log_odds_ratio).neg(); // log σ(−y)
-    let of_chosen = (log_wrong.clone() - rest_of_chosen).exp().neg() * inverse.chosen;
-    let of_rejected = (log_wrong - rest_of_rejected).exp() * inverse.rejected;
+    let of_chosen = exp(log_wrong.clone() - rest_of_chosen).neg() * inverse.chosen;
+    let of_rejected = exp(log_wrong - rest_of_rejected) * inverse.rejected;
 
     Ok(closed_form(loss, [(sums.chosen, of_chosen), (sums.rejected, of_rejected)]))
 }
