@@ -148,6 +148,15 @@ impl Sides {
     pub fn without_autodiff(self) -> Self {
         self.map(Tensor::without_autodiff)
     }
+
+    /// Sums by their [`inverse_token_counts`](PairLogProbs::inverse_token_counts): 0 for an empty completion, whatever its sum.
+    pub fn per_token(self, inverse: &Sides) -> Self {
+        let mean = |sum: Tensor<1>, inverse: &Tensor<1>| {
+            let empty = inverse.clone().equal_elem(0.0);
+            sum.mask_fill(empty, 0.0) * inverse.clone()
+        };
+        Self { chosen: mean(self.chosen, &inverse.chosen), rejected: mean(self.rejected, &inverse.rejected) }
+    }
 }
 
 /// Policy beside reference, checked, in one number format.

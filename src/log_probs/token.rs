@@ -258,7 +258,7 @@ impl TokenLogProbs {
         if sequences * predicted == 0 {
             let (device, dtype) = (self.counted.device(), self.values.dtype());
             let sum = independent_of(Tensor::zeros([sequences], (&device, dtype)), &self.values);
-            return SequenceLogProbs { sum, token_count: Tensor::zeros([sequences], &device) };
+            return SequenceLogProbs { sum, token_count: Tensor::zeros([sequences], (&device, DType::I32)) };
         }
         SequenceLogProbs { sum: accurate_sums(self.values.clone()), token_count: count(self.counted.clone()) }
     }

@@ -25,8 +25,8 @@ use crate::{
 /// `α = 1` is reverse KL and `α = 0` forward KL, exactly. This α is that of TRL from 0.29 on; TRL's older one is `1 − α`.
 ///
 /// # Numerics
-/// Scores are never subtracted from each other: `s(a) − s(b)` is computed from `a − b`, so that it is exact for α near 1 and
-/// no `∞ − ∞` where both completions are far less likely than under the reference. What is beyond the format is ±∞.
+/// Exponential scores are never subtracted from each other: `s(a) − s(b)` is computed from `a − b`, so that it is exact for α
+/// near 1 and no `∞ − ∞` where both completions are far less likely than under the reference. What is beyond the format is ±∞.
 ///
 /// # Source
 /// Wang et al. 2024, "Beyond Reverse KL" (arXiv:2309.16240).

@@ -7,7 +7,7 @@ use super::{
     margin::{Margin, margin},
 };
 use crate::{
-    PairLogProbs, Result,
+    PairLogProbs, Result, SequenceLogProbs,
     numerics::{sigmoid, softplus},
 };
 
@@ -87,8 +87,10 @@ pub fn r_dpo_loss(
     length_weight: Weight,
 ) -> Result<Tensor<1>> {
     let margin = margin(policy, reference, beta.get(), FDivergence::ReverseKl)?;
-    let tokens = |side: &crate::SequenceLogProbs| side.token_count.clone().without_autodiff();
-    let longer = (tokens(policy.chosen()) - tokens(policy.rejected())).cast(FloatDType::from(margin.z().dtype()));
+    // as floats: counts may be of two integer types, or of one that has no numbers below 0
+    let dtype = FloatDType::from(margin.z().dtype());
+    let tokens = |side: &SequenceLogProbs| side.token_count.clone().without_autodiff().cast(dtype);
+    let longer = tokens(policy.chosen()) - tokens(policy.rejected());
     let z = margin.z() - longer * length_weight.get();
     Ok(logistic(margin, z))
 }

@@ -1,6 +1,6 @@
 //! Odds Ratio Preference Optimization: its preference term.
 
-use burn_tensor::{DType, Tensor};
+use burn_tensor::Tensor;
 
 use crate::{
     PairLogProbs, Result,
@@ -50,9 +50,7 @@ use crate::{
 pub fn orpo_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
     let sums = alone(policy);
     let inverse = policy.inverse_token_counts(&sums.chosen);
-    let Sides { chosen, rejected } = sums.clone().without_autodiff();
-    let (chosen, rejected) =
-        (uncertain(chosen * inverse.chosen.clone()), uncertain(rejected * inverse.rejected.clone()));
+    let Sides { chosen, rejected } = sums.clone().without_autodiff().per_token(&inverse).map(uncertain);
     let (rest_of_chosen, rest_of_rejected) = (log1mexp(chosen.clone()), log1mexp(rejected.clone()));
     let log_odds_ratio = (chosen - rejected) - (rest_of_chosen.clone() - rest_of_rejected.clone());
 
@@ -64,10 +62,9 @@ pub fn orpo_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
     Ok(closed_form(loss, [(sums.chosen, of_chosen), (sums.rejected, of_rejected)]))
 }
 
-/// The mean log-prob, held below 0 by the smallest normal f32 number. A completion without tokens has 0, whatever its sum.
+/// The mean log-prob, held below 0 by the smallest normal f32 number.
 fn uncertain(mean: Tensor<1>) -> Tensor<1> {
     let most = -f64::from(f32::MIN_POSITIVE);
-    debug_assert!(matches!(mean.dtype(), DType::F32 | DType::F64));
     let certain = mean.clone().greater_elem(most);
     mean.mask_fill(certain, most)
 }

@@ -180,7 +180,8 @@ impl RankedLogProbs {
         let dtype = crate::pairs::common_dtype([self.sum().dtype(), reference.sum().dtype()]);
         let policy = self.sum().cast(FloatDType::from(dtype));
         let reference = reference.sum().without_autodiff().cast(FloatDType::from(dtype));
-        let rewards = (policy.clone().without_autodiff() - reference) * beta.get();
+        // held within the format: two that are beyond it would have no difference
+        let rewards = finite((policy.clone().without_autodiff() - reference) * beta.get());
         Ok((policy, rewards))
     }
 }

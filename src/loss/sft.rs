@@ -1,6 +1,6 @@
 //! Likelihood of the chosen completions: the supervised term that is mixed into preference losses.
 
-use burn_tensor::{FloatDType, Tensor};
+use burn_tensor::{FloatDType, IntDType, Tensor};
 
 use crate::{PairLogProbs, Result, ops::closed_form, pairs::alone};
 
@@ -44,7 +44,8 @@ pub fn sft_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
     if pairs == 0 {
         return Ok(chosen.neg()); // a sum over nothing leaves the graph on some backends
     }
-    let token_count = policy.chosen().token_count.clone().without_autodiff();
+    // in 32 bits: a batch may have more tokens than the counts' own type can hold
+    let token_count = policy.chosen().token_count.clone().without_autodiff().cast(IntDType::I32);
     let chosen = chosen.mask_fill(token_count.clone().lower_elem(1), 0.0);
     let tokens = token_count.sum().clamp_min(1).cast(FloatDType::from(chosen.dtype()));
     Ok((chosen.sum().neg() / tokens).expand([pairs]))

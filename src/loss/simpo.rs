@@ -93,14 +93,7 @@ pub fn alphapo_loss(policy: &PairLogProbs, beta: Beta, alpha: Alpha, gamma: Targ
 fn margin_of_means(policy: &PairLogProbs, beta: Beta, alpha: Alpha) -> Margin {
     let sums = alone(policy);
     let inverse = policy.inverse_token_counts(&sums.chosen);
-    let mean = |sum: &Tensor<1>, inverse: &Tensor<1>| {
-        let empty = inverse.clone().equal_elem(0.0);
-        (sum.clone().without_autodiff() * inverse.clone()).mask_fill(empty, 0.0)
-    };
-    let means = crate::pairs::Sides {
-        chosen: mean(&sums.chosen, &inverse.chosen),
-        rejected: mean(&sums.rejected, &inverse.rejected),
-    };
+    let means = sums.clone().without_autodiff().per_token(&inverse);
     let mut rewards: ScoreDifference = alphapo_difference(means, alpha);
     rewards.chosen_factors.push(inverse.chosen);
     rewards.rejected_factors.push(inverse.rejected);

@@ -223,8 +223,15 @@ impl TrlConfig {
                 loss: divergence,
             });
         }
-        if let Some(beta) = self.beta.filter(|_| names.iter().all(|&name| name == "sft")) {
+        let without_rewards = names.iter().all(|&name| name == "sft");
+        if let Some(beta) = self.beta.filter(|_| without_rewards) {
             return Err(ignored("beta", beta));
+        }
+        if let Some(divergence) = &self.f_divergence_type
+            && without_rewards
+            && divergence != "reverse_kl"
+        {
+            return Err(Error::Ignored { parameter: "f_divergence_type", value: divergence.clone(), loss: list });
         }
         Ok(())
     }
@@ -249,7 +256,7 @@ const NAMES: [&str; 16] = [
     "cdpo",
 ];
 
-/// Losses of a difference of rewards, and `sft`, which has no reward at all.
+/// Losses of a difference of rewards, and `sft`, which has no reward at all: not where it stands alone.
 fn reads_divergence(name: &str) -> bool {
     ["sigmoid", "cdpo", "hinge", "ipo", "exo_pair", "robust", "discopop", "sigmoid_norm", "sft"].contains(&name)
 }

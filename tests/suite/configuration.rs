@@ -320,6 +320,10 @@ fn what_trl_would_ignore_is_an_error() {
         ),
         (r#"{"discopop_tau":0.05}"#, "discopop_tau is 0.05, but sigmoid does not read it"),
         (r#"{"loss_type":"sft","beta":0.1}"#, "beta is 0.1, but sft does not read it"),
+        (
+            r#"{"loss_type":"sft","f_divergence_type":"js_divergence"}"#,
+            "f_divergence_type is js_divergence, but sft does not read it",
+        ),
         (r#"{"f_alpha_divergence_coef":0.5}"#, "f_alpha_divergence_coef is 0.5, but reverse_kl does not read it"),
         (
             r#"{"f_divergence_type":"forward_kl","f_alpha_divergence_coef":0.5}"#,

@@ -1,6 +1,6 @@
 //! The whole family of losses: what holds for every member, from one table.
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_dpo::{
     Alpha, Beta, ExoSmoothing, FDivergence, FlipRate, LabelSmoothing, PairLogProbs, PairWeights, PreferenceLoss,
     SequenceLogProbs, TargetMargin, Temperature, Weight,
@@ -645,6 +645,56 @@ fn an_empty_completion_has_no_gradient_in_losses_per_token() {
             let outcome = pairs.outcome(&loss, on, DType::F32);
             prop_assert!(outcome.losses.iter().all(|loss| loss.is_finite()), "{loss}: {outcome:?}");
             prop_assert_eq!((outcome.chosen[0], outcome.rejected[1]), (0.0, 0.0), "{}", loss);
+        }
+        Ok(())
+    });
+}
+
+/// Nor does it matter what its sum holds: nobody looks at it.
+#[test]
+fn the_sum_of_an_empty_completion_cannot_be_seen_in_losses_per_token() {
+    on_every_device(|on| {
+        let with = |junk: f64| {
+            let mut sums = vec![Sums::with_delta(0.0), Sums::with_delta(-2.0)];
+            (sums[0].policy.chosen, sums[1].policy.rejected) = (junk, junk);
+            Counted { sums, token_counts: vec![[0, 3], [3, 0]] }
+        };
+        for loss in members().into_iter().filter(per_token) {
+            let clean = with(0.0).outcome(&loss, on, DType::F32);
+            for junk in [f64::NAN, f64::NEG_INFINITY, -7.0] {
+                let seen = with(junk).outcome(&loss, on, DType::F32);
+                prop_assert_eq!(bits(&clean.losses), bits(&seen.losses), "{}: {}", loss, junk);
+                prop_assert_eq!(
+                    (clean.chosen.clone(), clean.rejected.clone()),
+                    (seen.chosen, seen.rejected),
+                    "{}",
+                    loss
+                );
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Token counts come in whatever integers their owner keeps them in, and need not come in the same.
+#[test]
+fn token_counts_of_any_integer_type_count() {
+    on_every_device(|on| {
+        let side = |sum: f64, count: i64, dtype: DType| {
+            let count = Tensor::<1, Int>::from_data(TensorData::new(vec![count; 2], [2]), (&on.device, dtype));
+            SequenceLogProbs::new(floats(&[sum; 2], [2], &on.device, DType::F32), count).unwrap()
+        };
+        let pairs = |chosen: DType, rejected: DType| {
+            PairLogProbs::new(side(-9.0, 100, chosen), side(-8.0, 120, rejected)).unwrap()
+        };
+        let plain = pairs(DType::I32, DType::I32);
+        let types = [DType::U32, DType::U8, DType::I8, DType::I64].into_iter();
+        for dtype in types.filter(|&dtype| on.device.supports_dtype(dtype)) {
+            for loss in PreferenceLoss::all() {
+                let of = |policy: &PairLogProbs| bits(&numbers(&loss.losses(policy, &plain).unwrap()));
+                prop_assert_eq!(of(&pairs(dtype, dtype)), of(&plain), "{} {:?}", loss, dtype);
+                prop_assert_eq!(of(&pairs(dtype, DType::I32)), of(&plain), "{} {:?}", loss, dtype);
+            }
         }
         Ok(())
     });

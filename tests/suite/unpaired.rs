@@ -311,10 +311,11 @@ fn absent_items_cannot_be_seen() {
 
 #[test]
 fn rankings_never_give_nan_and_keep_nan_apart() {
-    for_all(rankings(select(vec![f32::MIN, -1e38f32, -1e30, -3.0, 0.0])), |on, of| {
+    let extreme = rankings(select(vec![f32::MIN, -1e38f32, -1e30, -3.0, 0.0]));
+    for_all((extreme, select(vec![1.0, 1e3])), |on, (of, b)| {
         let outcome = |of: &Rankings| {
             let leaf = of.leaf(&on.device, DType::F32);
-            let losses = of.losses(&leaf, &on.device, 1.0, RankedItems::All);
+            let losses = of.losses(&leaf, &on.device, *b, RankedItems::All);
             (numbers(&losses), gradient_of_sum(losses, &leaf))
         };
         let (losses, slopes) = outcome(of);
