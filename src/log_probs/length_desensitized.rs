@@ -2,11 +2,8 @@
 
 use burn_tensor::{Int, IntDType, Tensor, s};
 
-use super::{
-    SequenceLogProbs, TokenLogProbs,
-    token::{accurate_sums, count},
-};
-use crate::{LdAlpha, PairLogProbs, Result};
+use super::{SequenceLogProbs, TokenLogProbs, token::accurate_sums};
+use crate::{LdAlpha, PairLogProbs, Result, ops::count};
 
 impl TokenLogProbs {
     /// LD-DPO's log-prob of each completion: tokens beyond the length of the pair's shorter completion are scaled by `α`.

@@ -43,11 +43,12 @@ impl SequenceLogProbs {
     ///
     /// # Errors
     /// [`Error::Shape`] if they differ in length, [`Error::Device`] if they are on different devices, [`Error::DType`]
-    /// for a sum in a format in which the device cannot compute.
+    /// for a sum or count in a format in which the device cannot compute.
     pub fn new(sum: Tensor<1>, token_count: Tensor<1, Int>) -> Result<Self> {
         let sequences = Self { sum, token_count };
         sequences.check("token_count")?;
         crate::ops::check_float("sum", &sequences.sum)?;
+        crate::ops::check_int("token_count", &sequences.token_count)?;
         Ok(sequences)
     }
 

@@ -5,12 +5,12 @@ use burn_tensor::{Bool, DType, Int, IntDType, Tensor};
 
 use super::{
     TokenLogProbs,
-    token::{Rows, Softmax, accurate_sums, count, max_of_rows, nothing_to_predict, select, softmax, sum_in_blocks},
+    token::{Rows, Softmax, accurate_sums, nothing_to_predict, select, softmax},
 };
 use crate::{
     Completions, Result,
     numerics::log1p_of_non_negative,
-    ops::{closed_form, indices},
+    ops::{closed_form, count, indices, max_of_rows, sum_in_blocks},
 };
 
 /// The log-probability of every completion token beside the entropy and other statistics of the distribution that it was

@@ -1,13 +1,16 @@
 //! What a causal model's logits say of each completion token.
 
-use burn_tensor::{Bool, DType, Int, IntDType, Tensor, kind::Basic, s};
+use burn_tensor::{Bool, DType, Int, Tensor, kind::Basic, s};
 
 use super::SequenceLogProbs;
 use crate::{
     Completions, Error, Result,
     completions::NextTokens,
     numerics::log1p_of_non_negative,
-    ops::{arithmetic_dtype, check_float, check_same_device, closed_form, independent_of, to_arithmetic_dtype},
+    ops::{
+        arithmetic_dtype, check_float, check_same_device, closed_form, count, independent_of, max_of_rows,
+        sum_in_blocks, to_arithmetic_dtype,
+    },
 };
 
 /// The log-probability of every completion token, from the logits of a causal model.
@@ -183,43 +186,6 @@ fn row_sums(terms: Tensor<2>) -> Tensor<2> {
     plain + lost.mask_fill(infinite, 0.0)
 }
 
-/// The largest entry of each row, `[rows, 1]`, by [`in_blocks`].
-pub(super) fn max_of_rows(rows: Tensor<2>) -> Tensor<2> {
-    in_blocks(rows, Tensor::max_dim, |whole, rest| Tensor::cat(vec![whole, rest], 1).max_dim(1))
-}
-
-/// The sum of each row, `[rows, 1]`, by [`in_blocks`].
-///
-/// Added one after the other, 256 k terms lose up to 2e-4 of their sum; in three times 64, at most 192 roundings, 1e-5.
-pub(super) fn sum_in_blocks(terms: Tensor<2>) -> Tensor<2> {
-    in_blocks(terms, Tensor::sum_dim, |whole, rest| whole + rest)
-}
-
-/// Reduces each row to one number, `[rows, 1]`, block by block and then over the blocks.
-///
-/// Not in one go: on wgpu, burn's reductions leave out the end of some rows longer than 65 534.
-fn in_blocks(
-    terms: Tensor<2>,
-    reduce: fn(Tensor<3>, usize) -> Tensor<3>,
-    join: fn(Tensor<2>, Tensor<2>) -> Tensor<2>,
-) -> Tensor<2> {
-    const BLOCK: usize = 64;
-    let [rows, length] = terms.dims();
-    let (blocks, rest) = (length / BLOCK, length % BLOCK);
-    let reduced = |terms: Tensor<2>, blocks: usize, length: usize| -> Tensor<2> {
-        reduce(terms.reshape([rows, blocks, length]), 2).reshape([rows, blocks])
-    };
-    if blocks < 2 {
-        return reduced(terms, 1, length);
-    }
-    let over_blocks = |terms: Tensor<2>| in_blocks(reduced(terms, blocks, BLOCK), reduce, join);
-    if rest == 0 {
-        return over_blocks(terms);
-    }
-    let whole = blocks * BLOCK;
-    join(over_blocks(terms.clone().slice(s![.., 0..whole])), reduced(terms.slice(s![.., whole..length]), 1, rest))
-}
-
 /// One log-probability per predicted token, and which of them count.
 ///
 /// | field     | shape                   | unit                                        | gradient |
@@ -274,11 +240,6 @@ pub(super) fn accurate_sums(values: Tensor<2>) -> Tensor<1> {
     let whole = eighths(values.clone().without_autodiff());
     let rest = values - whole.clone();
     (row_sums(rest) + sum_in_blocks(whole)).squeeze_dim(1)
-}
-
-/// How many of each row are true, `[rows]`, in 32 bits: the device's default integer may be as narrow as its user likes.
-pub(super) fn count(flags: Tensor<2, Bool>) -> Tensor<1, Int> {
-    flags.int().cast(IntDType::I32).sum_dim(1).squeeze_dim(1)
 }
 
 /// The multiple of 1/8 nearest to each value; 0 where there is none.

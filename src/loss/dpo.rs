@@ -3,10 +3,7 @@
 use burn_tensor::Tensor;
 
 use super::{Beta, FDivergence, margin::margin};
-use crate::{
-    PairLogProbs, Result,
-    numerics::{sigmoid, softplus},
-};
+use crate::{PairLogProbs, Result};
 
 /// Direct Preference Optimization: one loss per preference pair.
 ///
@@ -112,7 +109,6 @@ pub fn f_dpo_loss(
     divergence: FDivergence,
 ) -> Result<Tensor<1>> {
     let margin = margin(policy, reference, beta.get(), divergence)?;
-    let against = margin.z().neg();
-    let slope = sigmoid(against.clone()).neg();
-    Ok(margin.loss(softplus(against), slope))
+    let z = margin.z();
+    Ok(margin.logistic(z))
 }

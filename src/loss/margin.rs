@@ -5,7 +5,7 @@ use burn_tensor::Tensor;
 use super::{FDivergence, divergence::ScoreDifference};
 use crate::{
     PairLogProbs, Result,
-    numerics::finite,
+    numerics::{finite, sigmoid, softplus},
     ops::closed_form,
     pairs::{Sides, compare},
 };
@@ -55,6 +55,13 @@ impl Margin {
     /// `z`, held at the format's largest number: for losses in which it meets a factor that may be 0.
     pub fn finite_z(&self) -> Tensor<1> {
         finite(self.z.clone())
+    }
+
+    /// `−log σ(z)`, of a `z` that is the margin but for a constant.
+    pub fn logistic(self, z: Tensor<1>) -> Tensor<1> {
+        let against = z.neg();
+        let slope = sigmoid(against.clone()).neg();
+        self.loss(softplus(against), slope)
     }
 
     /// The loss with that value, whose derivative in `z` is `slope`.

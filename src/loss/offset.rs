@@ -2,14 +2,8 @@
 
 use burn_tensor::{FloatDType, Tensor};
 
-use super::{
-    Beta, FDivergence, TargetMargin, Weight,
-    margin::{Margin, margin},
-};
-use crate::{
-    PairLogProbs, Result, SequenceLogProbs,
-    numerics::{sigmoid, softplus},
-};
+use super::{Beta, FDivergence, TargetMargin, Weight, margin::margin};
+use crate::{PairLogProbs, Result, SequenceLogProbs};
 
 /// DPO with an offset: the reward margin should be more than `offset`. One loss per pair.
 ///
@@ -47,8 +41,8 @@ pub fn odpo_loss(
     offset: TargetMargin,
 ) -> Result<Tensor<1>> {
     let margin = margin(policy, reference, beta.get(), FDivergence::ReverseKl)?;
-    let z = margin.z() - offset.get();
-    Ok(logistic(margin, z))
+    let z = margin.finite_z() - offset.get();
+    Ok(margin.logistic(z))
 }
 
 /// R-DPO: a chosen completion that is longer has to be better by more. One loss per pair.
@@ -91,13 +85,6 @@ pub fn r_dpo_loss(
     let dtype = FloatDType::from(margin.z().dtype());
     let tokens = |side: &SequenceLogProbs| side.token_count.clone().without_autodiff().cast(dtype);
     let longer = tokens(policy.chosen()) - tokens(policy.rejected());
-    let z = margin.z() - longer * length_weight.get();
-    Ok(logistic(margin, z))
-}
-
-/// `−log σ(z)`, where `z` is the margin but for a constant.
-fn logistic(margin: Margin, z: Tensor<1>) -> Tensor<1> {
-    let against = z.neg();
-    let slope = sigmoid(against.clone()).neg();
-    margin.loss(softplus(against), slope)
+    let z = margin.finite_z() - longer * length_weight.get();
+    Ok(margin.logistic(z))
 }

@@ -112,7 +112,7 @@ parameter! {
 
 parameter! {
     /// A factor that may be 0: of a term in a mixture, of KTO's two sides, of DPO-Positive's penalty, of R-DPO's length.
-    Weight, "weight", |weight| weight >= 0.0 && finite(weight), "a number of at least 0, finite in f32"
+    Weight, "weight", |weight| weight == 0.0 || positive(weight), "0 or a finite number above 0, normal in f32"
 }
 
 parameter! {

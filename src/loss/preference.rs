@@ -98,7 +98,8 @@ pub enum PreferenceLoss {
     SppoHard { beta: Beta },
     /// [`aot_loss`].
     Aot { beta: Beta, label_smoothing: LabelSmoothing },
-    /// [`aot_unpaired_loss`].
+    /// [`aot_unpaired_loss`]: TRL's `aot_pair` before its 0.29.
+    #[serde(alias = "aot_pair")]
     AotUnpaired { beta: Beta, label_smoothing: LabelSmoothing },
     /// [`apo_zero_loss`].
     ApoZero { beta: Beta },
@@ -330,12 +331,17 @@ impl Default for PreferenceLoss {
     }
 }
 
-/// The loss of that name, with its usual parameters: see [`PreferenceLoss::all`]. `dpo` is another name for `sigmoid`.
+/// The loss of that name, with its usual parameters: see [`PreferenceLoss::all`]. `dpo` is another name for `sigmoid`,
+/// and `aot_pair` TRL's old one for `aot_unpaired`.
 impl FromStr for PreferenceLoss {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let name = if name == "dpo" { "sigmoid" } else { name };
+        let name = match name {
+            "dpo" => "sigmoid",
+            "aot_pair" => "aot_unpaired",
+            name => name,
+        };
         Self::all().into_iter().find(|loss| loss.name() == name).ok_or_else(|| Error::UnknownName {
             what: "loss",
             name: name.into(),

@@ -3,10 +3,7 @@
 use burn_tensor::Tensor;
 
 use super::{Beta, FDivergence, margin::margin_per_token};
-use crate::{
-    PairLogProbs, Result,
-    numerics::{sigmoid, softplus},
-};
+use crate::{PairLogProbs, Result};
 
 /// Length-normalised DPO: a long completion weighs no more than a short one. One loss per pair.
 ///
@@ -48,7 +45,6 @@ pub fn sigmoid_norm_loss(
     divergence: FDivergence,
 ) -> Result<Tensor<1>> {
     let margin = margin_per_token(policy, reference, beta.get(), divergence)?;
-    let against = margin.z().neg();
-    let slope = sigmoid(against.clone()).neg();
-    Ok(margin.loss(softplus(against), slope))
+    let z = margin.z();
+    Ok(margin.logistic(z))
 }

@@ -7,11 +7,7 @@ use super::{
     divergence::{ScoreDifference, alphapo_difference},
     margin::Margin,
 };
-use crate::{
-    PairLogProbs, Result,
-    numerics::{sigmoid, softplus},
-    pairs::alone,
-};
+use crate::{PairLogProbs, Result, pairs::alone};
 
 /// SimPO: the log-prob per token is the reward, and should be better by `γ`. One loss per pair.
 ///
@@ -84,9 +80,8 @@ pub fn simpo_loss(policy: &PairLogProbs, beta: Beta, gamma: TargetMargin) -> Res
 /// Gupta et al. 2025 (arXiv:2501.03884); TRL's `CPOTrainer` with `loss_type="alphapo"`.
 pub fn alphapo_loss(policy: &PairLogProbs, beta: Beta, alpha: Alpha, gamma: TargetMargin) -> Result<Tensor<1>> {
     let margin = margin_of_means(policy, beta, alpha);
-    let against = (margin.z() - gamma.get()).neg();
-    let slope = sigmoid(against.clone()).neg();
-    Ok(margin.loss(softplus(against), slope))
+    let z = margin.z() - gamma.get();
+    Ok(margin.logistic(z))
 }
 
 /// `β (ρ(mean chosen) − ρ(mean rejected))`.

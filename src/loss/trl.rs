@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::{Error, PairLogProbs, Result, TokenLogProbs};
+use crate::{Error, Result};
 
 /// The loss options of TRL's `DPOConfig` (1.16), by their names there: what a configuration written for TRL holds.
 ///
@@ -56,39 +56,6 @@ pub enum OneOrMany {
     Many(Vec<String>),
 }
 
-/// What is computed in a step: losses, and how their log-probs are summed and weighted.
-///
-/// | field           | applies to                                                                                  |
-/// |-----------------|---------------------------------------------------------------------------------------------|
-/// | `losses`        | pairs                                                                                        |
-/// | `ld_alpha`      | the sums over tokens, of policy and reference alike: [`pairs`](Self::pairs) applies it       |
-/// | `use_weighting` | the losses: multiply them by [`TokenStatistics::wpo_weights`](crate::TokenStatistics::wpo_weights) |
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Objective {
-    /// The losses, weighted.
-    pub losses: LossMixture,
-    /// LD-DPO's α.
-    #[serde(default)]
-    pub ld_alpha: Option<LdAlpha>,
-    /// Whether losses are weighted by how probable their pairs are (WPO).
-    #[serde(default)]
-    pub use_weighting: bool,
-}
-
-impl Objective {
-    /// The pairs that the losses are computed from: summed plainly, or as LD-DPO sums.
-    ///
-    /// # Errors
-    /// As [`SequenceLogProbs::into_pairs`](crate::SequenceLogProbs::into_pairs).
-    pub fn pairs(&self, tokens: &TokenLogProbs) -> Result<PairLogProbs> {
-        match self.ld_alpha {
-            Some(alpha) => tokens.length_desensitized_pairs(alpha),
-            None => tokens.sequences().into_pairs(),
-        }
-    }
-}
-
 impl TrlConfig {
     /// What the configuration means.
     ///
@@ -124,24 +91,7 @@ impl TrlConfig {
         self.expect_everything_read(&names)?;
 
         let ld_alpha = self.ld_alpha.map(LdAlpha::new).transpose()?;
-        let use_weighting = self.use_weighting.unwrap_or(false);
-        for term in &terms {
-            if use_weighting && !term.loss.keeps_pairs_apart() {
-                return Err(Error::Incompatible {
-                    left: "use_weighting",
-                    right: term.loss.name().into(),
-                    why: "its losses are not those of single pairs",
-                });
-            }
-            if ld_alpha.is_some() && matches!(term.loss, PreferenceLoss::Sft {}) {
-                return Err(Error::Incompatible {
-                    left: "ld_alpha",
-                    right: term.loss.name().into(),
-                    why: "the likelihood of a completion is that of all its tokens",
-                });
-            }
-        }
-        Ok(Objective { losses: LossMixture::new(terms)?, ld_alpha, use_weighting })
+        Objective::new(LossMixture::new(terms)?, ld_alpha, self.use_weighting.unwrap_or(false))
     }
 
     fn loss(&self, name: &str) -> Result<PreferenceLoss> {

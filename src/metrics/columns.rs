@@ -4,7 +4,10 @@ use std::fmt;
 
 use burn_tensor::{Bool, DType, FloatDType, Int, IntDType, Tensor};
 
-use crate::{Error, TokenLogProbs, numerics, ops::indices};
+use crate::{
+    Error, TokenLogProbs, numerics,
+    ops::{count, indices, max_of_rows, sum_in_blocks},
+};
 
 /// Columns of one number per pair, brought to one format: f64 if any float among them is, else f32.
 #[derive(Default)]
@@ -49,10 +52,8 @@ pub(super) fn summed_k3(policy: &TokenLogProbs, reference: &TokenLogProbs) -> Te
     }
     let [counted, counted_by_reference] = [policy, reference].map(|model| model.counted().without_autodiff());
     let log_ratio = policy_values.cast(dtype) - reference_values.cast(dtype);
-    numerics::k3(log_ratio.mask_fill(counted.clone().bool_not(), 0.0))
-        .mask_fill(counted.not_equal(counted_by_reference), f64::NAN)
-        .sum_dim(1)
-        .squeeze_dim(1)
+    let k3 = numerics::k3(log_ratio.mask_fill(counted.clone().bool_not(), 0.0));
+    sum_in_blocks(k3.mask_fill(counted.not_equal(counted_by_reference), f64::NAN)).squeeze_dim(1)
 }
 
 /// How many are true in each row, `[sequences]`.
@@ -61,7 +62,7 @@ pub(super) fn row_counts(flags: Tensor<2, Bool>) -> Tensor<1, Int> {
     if sequences * width == 0 {
         return Tensor::zeros([sequences], (&flags.device(), DType::I32));
     }
-    flags.without_autodiff().int().cast(IntDType::I32).sum_dim(1).squeeze_dim(1)
+    count(flags.without_autodiff())
 }
 
 /// The first column of each row that holds NaN or an infinity, `[sequences]`; the number of columns where none does.
@@ -72,12 +73,10 @@ pub(super) fn first_non_finite(values: Tensor<2>) -> Tensor<1, Int> {
     if sequences * width == 0 {
         return Tensor::zeros([sequences], (&device, DType::I32));
     }
-    indices(width, &device)
-        .unsqueeze::<2>()
-        .expand([sequences, width])
-        .mask_fill(values.is_finite(), width as i64)
-        .min_dim(1)
-        .squeeze_dim(1)
+    // the smallest index, as the largest of their negatives
+    let negative = indices(width, &device).float().cast(FloatDType::F32).neg().unsqueeze::<2>();
+    let bad = negative.expand([sequences, width]).mask_fill(values.is_finite(), -(width as f64));
+    max_of_rows(bad).neg().squeeze_dim::<1>(1).int().cast(IntDType::I32)
 }
 
 pub(super) fn unreadable(what: &'static str, cause: impl fmt::Display) -> Error {

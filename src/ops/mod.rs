@@ -8,6 +8,7 @@
 
 mod autodiff;
 mod precision;
+mod reduce;
 
 use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
 use burn_tensor::{DType, Device, Int, Tensor, TensorData};
@@ -15,6 +16,7 @@ use burn_tensor::{DType, Device, Int, Tensor, TensorData};
 pub(crate) use precision::{
     arithmetic_dtype, check_float, check_int, check_same_device, exp_is_accurate, to_arithmetic_dtype,
 };
+pub(crate) use reduce::{count, max_of_rows, sum_in_blocks};
 
 /// What this crate asks of a backend beyond burn's own operations.
 #[backend_extension(

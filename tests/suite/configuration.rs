@@ -32,6 +32,7 @@ fn every_member_has_a_name_that_parses_and_prints_and_is_its_tag() {
         assert_eq!(names.iter().filter(|other| **other == name).count(), 1, "{name}");
     }
     assert_eq!("dpo".parse(), Ok(PreferenceLoss::default()));
+    assert_eq!("aot_pair".parse::<PreferenceLoss>(), "aot_unpaired".parse());
     let error = "sigmiod".parse::<PreferenceLoss>().unwrap_err().to_string();
     assert!(error.starts_with("unknown loss \"sigmiod\", expected one of sigmoid, cdpo, "), "{error}");
 }
@@ -133,7 +134,7 @@ fn parameters_outside_their_domain_are_refused_by_name_and_number() {
     check(ExoSmoothing::new, "label_smoothing", &[1e-3, 0.5], &[0.0, -1e-9, 0.6, 1e-39]);
     check(Temperature::new, "temperature", &[0.05, 2.0], &[0.0, -0.05, 1e-39, 1e39]);
     check(TargetMargin::new, "target margin", &[-3.0, 0.0, 1e38], &[1e39, -1e39]);
-    check(Weight::new, "weight", &[0.0, 5.0], &[-1e-9, 1e39]);
+    check(Weight::new, "weight", &[0.0, 5.0], &[-1e-9, 1e-60, 1e39]);
     check(Alpha::new, "alpha", &[-3.0, 0.0, 1.0, 1e38], &[1e39]);
     check(LdAlpha::new, "ld_alpha", &[0.0, 0.5, 1.0], &[-1e-9, 1.0000001]);
 }
@@ -147,7 +148,7 @@ fn parameters_outside_their_domain_are_refused_in_text() {
     let error = read(r#"{"loss":"hinge","beta":-1}"#).unwrap_err();
     assert!(error.starts_with("beta is -1, expected"), "{error}");
     let error = "-1".parse::<Weight>().unwrap_err();
-    assert_eq!(error, "weight is -1, expected a number of at least 0, finite in f32");
+    assert_eq!(error, "weight is -1, expected 0 or a finite number above 0, normal in f32");
     assert!("much".parse::<Beta>().unwrap_err().starts_with("beta is \"much\": "));
 }
 
@@ -258,7 +259,7 @@ fn objective(json: &str) -> std::result::Result<Objective, String> {
 
 #[test]
 fn trls_defaults_are_plain_dpo() {
-    let expected = Objective { losses: PreferenceLoss::default().into(), ld_alpha: None, use_weighting: false };
+    let expected = Objective::new(PreferenceLoss::default().into(), None, false).unwrap();
     assert_eq!(TrlConfig::default().objective(), Ok(expected.clone()));
     assert_eq!(objective("{}"), Ok(expected.clone()));
     let written = r#"{"loss_type":"sigmoid","beta":0.1,"label_smoothing":0.0,"f_divergence_type":"reverse_kl",
@@ -345,7 +346,7 @@ fn what_trl_would_ignore_is_an_error() {
         (r#"{"beta":0}"#, "beta is 0, expected a finite number above 0, normal in f32"),
         (r#"{"ld_alpha":1.5}"#, "ld_alpha is 1.5, expected a number from 0 to 1"),
         (r#"{"loss_type":["sigmoid","sft"],"loss_weights":[1]}"#, "loss_weights has shape [1], expected [2]"),
-        (r#"{"loss_weights":[-1]}"#, "weight is -1, expected a number of at least 0, finite in f32"),
+        (r#"{"loss_weights":[-1]}"#, "weight is -1, expected 0 or a finite number above 0, normal in f32"),
         (r#"{"loss_weights":[0]}"#, "the sum of the mixture's weights is 0, expected a number above 0"),
         (r#"{"loss_type":[]}"#, "the sum of the mixture's weights is 0, expected a number above 0"),
         (
@@ -367,6 +368,48 @@ fn what_trl_would_ignore_is_an_error() {
     assert!(error.starts_with("unknown loss_type \"kto_pair\", expected one of sigmoid, hinge, ipo, "), "{error}");
     let error = objective(r#"{"reference_free":true}"#).unwrap_err();
     assert!(error.starts_with("unknown field `reference_free`"), "{error}");
+}
+
+/// Text goes through the same check.
+#[test]
+fn parts_of_an_objective_that_do_not_go_together_are_refused() {
+    for (losses, rest, expected) in [
+        ("aot", r#""use_weighting": true"#, "use_weighting and aot do not go together"),
+        ("nll", r#""ld_alpha": 0.5"#, "ld_alpha and nll do not go together"),
+        ("sft", r#""ld_alpha": 0.5"#, "ld_alpha and sft do not go together"),
+        ("sigmoid", r#""weighting": true"#, "unknown field `weighting`"),
+    ] {
+        let loss = serde_json::to_string(&losses.parse::<PreferenceLoss>().unwrap()).unwrap();
+        let json = format!(r#"{{"losses": [{{"weight": 1, "loss": {loss}}}], {rest}}}"#);
+        let error = serde_json::from_str::<Objective>(&json).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+/// WPO: the losses times the weights of their pairs, and refused without the statistics to weigh by.
+#[test]
+fn an_objective_weighs_as_wpo_where_it_is_asked_to() {
+    let weighted = objective(r#"{"use_weighting":true}"#).unwrap();
+    on_every_device(|on| {
+        let batch = crate::batch::Batch {
+            sequences: 2,
+            time: 3,
+            vocab: 2,
+            logits: vec![0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.5, 0.0, 0.0, 0.0],
+            tokens: vec![0, 1, 1, 0, 1, 0],
+            mask: vec![false, true, true, false, true, true],
+            upstream: vec![1.0; 4],
+        };
+        let logits = batch.logits(&on.device, DType::F32);
+        let statistics = burn_dpo::token_statistics(logits, &batch.completions(&on.device)).unwrap();
+        let pairs = weighted.pairs(&statistics.log_probs()).unwrap();
+        let losses = numbers(&weighted.losses(&pairs, &pairs, Some(&statistics)).unwrap());
+        let weights = numbers(&statistics.wpo_weights().unwrap());
+        prop_assert!((losses[0] - weights[0] * std::f64::consts::LN_2).abs() < 1e-6 && weights[0] < 0.9, "{losses:?}");
+        let error = weighted.losses(&pairs, &pairs, None).unwrap_err().to_string();
+        prop_assert!(error.starts_with("use_weighting and no statistics do not go together"), "{error}");
+        Ok(())
+    });
 }
 
 #[test]
