@@ -24,11 +24,11 @@ use anyhow::Context;
 use clap::Parser;
 use common::{device, exit};
 
-/// Draws the family of preference losses, and tabulates it over the whole range of the margin.
+/// Draws the family of preference losses, or tabulates it over the whole range of the margin.
 #[derive(Parser)]
 struct Args {
-    /// Directory to write losses.svg to
-    #[arg(long, value_name = "DIR", required_unless_present = "table")]
+    /// Directory to write losses.svg to; without it, the table is printed
+    #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
     /// Print every member's value and slope at margins from 0 to ±1e30, beside the f64 reference's, as Markdown
@@ -54,7 +54,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
             .with_context(|| format!("{}: cannot be written", path.display()))?;
         let _ = writeln!(io::stderr(), "{}", path.display());
     }
-    if args.table {
+    if args.table || args.out.is_none() {
         let table = table::markdown(&device)?;
         io::stdout().lock().write_all(table.as_bytes())?;
     }

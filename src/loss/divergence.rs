@@ -90,8 +90,8 @@ impl FDivergence {
         let score = self.score();
         let value = score.difference_of_means(&log_ratio, &inverse);
         let factors = |log_ratio: Tensor<1>, inverse: Tensor<1>| {
-            let mut factors = score.slope_factors(log_ratio);
-            factors.push(inverse);
+            let mut factors = vec![inverse]; // first: what is beyond the format before it need not be after
+            factors.extend(score.slope_factors(log_ratio));
             factors
         };
         ScoreDifference {

@@ -71,7 +71,7 @@ impl Margin {
                 return slope.clone() * self.scale;
             }
             // a slope of ∞ and a factor of 0 are both too far for the format, not undefined
-            factors.into_iter().fold(finite(slope.clone()), |slope, factor| slope * factor) * self.scale
+            factors.into_iter().fold(finite(slope.clone()) * self.scale, |slope, factor| slope * factor)
         };
         closed_form(
             value,

@@ -23,7 +23,8 @@ pub struct WeightedLoss {
 /// ```
 ///
 /// The weights are not normalised, as in TRL. Each term keeps its own parameters and its own length normalisation. A term of
-/// weight 0 is not computed. Serialises as a list of terms.
+/// weight 0 is not computed. Terms that are +∞ and −∞ at once (only [`robust_loss`](crate::robust_loss) reaches the latter, at
+/// margins beyond f32) sum to NaN. Serialises as a list of terms.
 ///
 /// # Example
 /// ```
@@ -47,8 +48,11 @@ impl LossMixture {
     /// From its terms.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless one weight at least is above 0.
+    /// [`Error::Parameter`] without a term, or unless one weight at least is above 0.
     pub fn new(terms: Vec<WeightedLoss>) -> Result<Self> {
+        if terms.is_empty() {
+            return Err(Error::Parameter { name: "the number of losses", value: 0.0, expected: "at least 1" });
+        }
         let total = terms.iter().fold(0.0, |sum, term| sum + term.weight.get()); // `sum` of nothing is −0
         if total > 0.0 {
             Ok(Self(terms))

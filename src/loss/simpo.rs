@@ -90,7 +90,7 @@ fn margin_of_means(policy: &PairLogProbs, beta: Beta, alpha: Alpha) -> Margin {
     let inverse = policy.inverse_token_counts(&sums.chosen);
     let means = sums.clone().without_autodiff().per_token(&inverse);
     let mut rewards: ScoreDifference = alphapo_difference(means, alpha);
-    rewards.chosen_factors.push(inverse.chosen);
-    rewards.rejected_factors.push(inverse.rejected);
+    rewards.chosen_factors.insert(0, inverse.chosen);
+    rewards.rejected_factors.insert(0, inverse.rejected);
     Margin::new(sums, rewards, beta.get())
 }

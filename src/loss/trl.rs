@@ -48,7 +48,7 @@ pub struct TrlConfig {
 
 /// TRL's `loss_type`: a name, or a list of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "loss_type should be a name or a list of names")]
 pub enum OneOrMany {
     /// One name.
     One(String),
@@ -156,14 +156,16 @@ impl TrlConfig {
         let ignored =
             |parameter, value: f64| Error::Ignored { parameter, value: value.to_string(), loss: list.clone() };
 
+        // a whole configuration, written out, has every option with TRL's default
+        let given = |option: Option<f64>, default: f64| option.filter(|&value| value != default);
         let smoothed = ["cdpo", "exo_pair", "robust", "aot", "aot_unpaired"];
-        if let Some(epsilon) = self.label_smoothing.filter(|&epsilon| epsilon != 0.0 && !read_by(&smoothed)) {
+        if let Some(epsilon) = given(self.label_smoothing, 0.0).filter(|_| !read_by(&smoothed)) {
             return Err(ignored("label_smoothing", epsilon));
         }
-        if let Some(tau) = self.discopop_tau.filter(|_| !read_by(&["discopop"])) {
+        if let Some(tau) = given(self.discopop_tau, 0.05).filter(|_| !read_by(&["discopop"])) {
             return Err(ignored("discopop_tau", tau));
         }
-        if let Some(alpha) = self.f_alpha_divergence_coef
+        if let Some(alpha) = given(self.f_alpha_divergence_coef, 0.5)
             && self.f_divergence_type.as_deref() != Some("alpha_divergence")
         {
             let divergence = self.f_divergence_type.as_deref().unwrap_or("reverse_kl").into();
@@ -174,7 +176,7 @@ impl TrlConfig {
             });
         }
         let without_rewards = names.iter().all(|&name| name == "sft");
-        if let Some(beta) = self.beta.filter(|_| without_rewards) {
+        if let Some(beta) = given(self.beta, 0.1).filter(|_| without_rewards) {
             return Err(ignored("beta", beta));
         }
         if let Some(divergence) = &self.f_divergence_type

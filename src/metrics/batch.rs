@@ -87,7 +87,8 @@ impl<'a> PreferenceBatch<'a> {
     }
 
     /// Which pairs count. One that does not, such as a duplicate that fills up a last batch, changes nothing: no mean,
-    /// no count, no number of a pair.
+    /// no count, no number of a pair. (The losses of AOT are those of ranks: there entry `i` leaves with pair `i` although it is
+    /// not its loss.)
     pub fn with_valid(self, valid: &'a Tensor<1, Bool>) -> Self {
         Self { valid: Some(valid), ..self }
     }

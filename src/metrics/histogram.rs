@@ -99,8 +99,8 @@ impl MarginHistogram {
         self.0.get(&NAN).copied().unwrap_or(0)
     }
 
-    /// The margin below or at which a share `q` of all margins lies: of `n` in order, number `⌈q·n⌉`, and the first for
-    /// `q = 0`.
+    /// The margin below or at which a share `q` of all margins lies: of `n` in order, the first number `k` for which
+    /// `k/n ≥ q`.
     ///
     /// It is known by its bucket, and answered with the middle of it: within 1/16 of the margin itself, relative, for
     /// every margin that is a normal f64; exactly for 0 and the infinities. NaN if there are no margins, or if `q` is not
@@ -111,6 +111,8 @@ impl MarginHistogram {
             return f64::NAN;
         }
         let rank = ((q * count as f64).ceil() as u64).clamp(1, count);
+        let rounded_up = rank > 1 && (rank - 1) as f64 / count as f64 >= q; // 0.55 · 100 is 55.000000000000007
+        let rank = if rounded_up { rank - 1 } else { rank };
         let mut below = 0;
         let found = self.numbers().find(|(_, count)| {
             below += count;

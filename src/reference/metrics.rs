@@ -141,13 +141,14 @@ pub fn preference_metrics(pairs: &[MeasuredPair]) -> Metrics {
     }
 }
 
-/// The margin that a share `q` of all margins does not exceed: of `n` in order, number `⌈q·n⌉`, the first for `q = 0`. NaN
+/// The margin that a share `q` of all margins does not exceed: of `n` in order, the first number `k` for which `k/n ≥ q`. NaN
 /// margins are left out; NaN of none.
 pub fn margin_quantile(pairs: &[MeasuredPair], q: f64) -> f64 {
     let mut margins: Vec<f64> = pairs.iter().map(MeasuredPair::margin).filter(|margin| !margin.is_nan()).collect();
     margins.sort_by(f64::total_cmp);
-    let rank = (q * margins.len() as f64).ceil().max(1.0) as usize;
-    margins.get(rank - 1).copied().unwrap_or(f64::NAN)
+    let count = margins.len();
+    let rank = (1..=count).find(|&rank| rank as f64 / count as f64 >= q);
+    rank.map_or(f64::NAN, |rank| margins[rank - 1])
 }
 
 /// `e^−x − 1 + x`: at least 0, and its mean over samples of `π`, `x = log π − log π_ref`, is `KL(π ‖ π_ref)`, as is the

@@ -211,10 +211,10 @@ fn a_term_of_weight_0_is_not_there() {
 
 #[test]
 fn mixtures_need_a_weight_and_survive_text() {
-    for terms in [vec![], vec![term(0.0, "sigmoid")]] {
-        let error = LossMixture::new(terms).unwrap_err().to_string();
-        assert_eq!(error, "the sum of the mixture's weights is 0, expected a number above 0");
-    }
+    let error = LossMixture::new(vec![]).unwrap_err().to_string();
+    assert_eq!(error, "the number of losses is 0, expected at least 1");
+    let error = LossMixture::new(vec![term(0.0, "sigmoid")]).unwrap_err().to_string();
+    assert_eq!(error, "the sum of the mixture's weights is 0, expected a number above 0");
     let mixture = LossMixture::new(vec![term(0.8, "sigmoid"), term(0.2, "bco_pair"), term(1.0, "sft")]).unwrap();
     assert_eq!(mixture.to_string(), "0.8 sigmoid + 0.2 bco_pair + 1 sft");
     assert_eq!(mixture.beta(), Some(Beta::new(0.1).unwrap()));
@@ -265,6 +265,10 @@ fn trls_defaults_are_plain_dpo() {
     let written = r#"{"loss_type":"sigmoid","beta":0.1,"label_smoothing":0.0,"f_divergence_type":"reverse_kl",
         "loss_weights":null,"ld_alpha":null,"use_weighting":false}"#;
     assert_eq!(objective(written), Ok(expected.clone()));
+    // as a configuration is dumped, with everything in it
+    let whole = r#"{"loss_type":["sigmoid"],"beta":0.1,"label_smoothing":0.0,"f_divergence_type":"reverse_kl",
+        "f_alpha_divergence_coef":0.5,"discopop_tau":0.05,"loss_weights":null,"ld_alpha":null,"use_weighting":false}"#;
+    assert_eq!(objective(whole), Ok(expected.clone()));
     let json = serde_json::to_string(&expected).unwrap();
     assert_eq!(serde_json::from_str::<Objective>(&json).unwrap(), expected);
 }
@@ -319,16 +323,16 @@ fn what_trl_would_ignore_is_an_error() {
             r#"{"loss_type":["ipo","hinge"],"label_smoothing":0.1}"#,
             "label_smoothing is 0.1, but ipo, hinge does not read it",
         ),
-        (r#"{"discopop_tau":0.05}"#, "discopop_tau is 0.05, but sigmoid does not read it"),
-        (r#"{"loss_type":"sft","beta":0.1}"#, "beta is 0.1, but sft does not read it"),
+        (r#"{"discopop_tau":0.1}"#, "discopop_tau is 0.1, but sigmoid does not read it"),
+        (r#"{"loss_type":"sft","beta":0.2}"#, "beta is 0.2, but sft does not read it"),
         (
             r#"{"loss_type":"sft","f_divergence_type":"js_divergence"}"#,
             "f_divergence_type is js_divergence, but sft does not read it",
         ),
-        (r#"{"f_alpha_divergence_coef":0.5}"#, "f_alpha_divergence_coef is 0.5, but reverse_kl does not read it"),
+        (r#"{"f_alpha_divergence_coef":0.7}"#, "f_alpha_divergence_coef is 0.7, but reverse_kl does not read it"),
         (
-            r#"{"f_divergence_type":"forward_kl","f_alpha_divergence_coef":0.5}"#,
-            "f_alpha_divergence_coef is 0.5, but forward_kl does not read it",
+            r#"{"f_divergence_type":"forward_kl","f_alpha_divergence_coef":0.7}"#,
+            "f_alpha_divergence_coef is 0.7, but forward_kl does not read it",
         ),
         (
             r#"{"loss_type":"aot","f_divergence_type":"forward_kl"}"#,
@@ -348,7 +352,7 @@ fn what_trl_would_ignore_is_an_error() {
         (r#"{"loss_type":["sigmoid","sft"],"loss_weights":[1]}"#, "loss_weights has shape [1], expected [2]"),
         (r#"{"loss_weights":[-1]}"#, "weight is -1, expected 0 or a finite number above 0, normal in f32"),
         (r#"{"loss_weights":[0]}"#, "the sum of the mixture's weights is 0, expected a number above 0"),
-        (r#"{"loss_type":[]}"#, "the sum of the mixture's weights is 0, expected a number above 0"),
+        (r#"{"loss_type":[]}"#, "the number of losses is 0, expected at least 1"),
         (
             r#"{"loss_type":"aot","use_weighting":true}"#,
             "use_weighting and aot do not go together: its losses are not those of single pairs",
@@ -366,6 +370,8 @@ fn what_trl_would_ignore_is_an_error() {
     }
     let error = objective(r#"{"loss_type":"kto_pair"}"#).unwrap_err();
     assert!(error.starts_with("unknown loss_type \"kto_pair\", expected one of sigmoid, hinge, ipo, "), "{error}");
+    let error = objective(r#"{"loss_type":3}"#).unwrap_err();
+    assert!(error.starts_with("loss_type should be a name or a list of names"), "{error}");
     let error = objective(r#"{"reference_free":true}"#).unwrap_err();
     assert!(error.starts_with("unknown field `reference_free`"), "{error}");
 }

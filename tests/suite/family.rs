@@ -303,8 +303,11 @@ fn every_member_is_that_of_the_reference_for_sums_of_any_size() {
 /// Log-probs are finite and not above 0; then no loss and no gradient of any member is NaN, however large they are.
 #[test]
 fn finite_log_probs_never_give_nan_in_any_member() {
-    for_several(counted(extreme_sums()), |on, pairs| {
+    for_several((counted(extreme_sums()), select(vec![None, Some(1e-30), Some(1e20)])), |on, (pairs, beta)| {
         for loss in members() {
+            // at the ends of β too, where there is one
+            let other = |beta: f64| loss.with_beta(Beta::new(beta).expect("a normal number")).unwrap_or(loss);
+            let loss = beta.map_or(loss, other);
             let Outcome { losses, chosen, rejected } = pairs.outcome(&loss, on, DType::F32);
             for (what, numbers) in [("loss", losses), ("chosen slope", chosen), ("rejected slope", rejected)] {
                 let loss = serde_json::to_string(&loss).unwrap();

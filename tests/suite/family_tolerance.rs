@@ -7,7 +7,7 @@
 //! | inputs              | what the exact loss does when each log-prob sum moves by `η = (8 + D)·u·(|a| + |b| + |target|)`: the log-ratios, their difference, division by a count, β, the target and the product round, none by more than `u` (`D·u` for a division) of one of these |
 //! | score of a divergence | what the exact loss does when `z` moves by `δz = K·u·Σ|scores|·β`: scores are products of functions that err by a factor `1 ± K·u` |
 //! | evaluation          | `K·u·Σ|terms|`: the terms whose sum the value or the slope is, each a product of such functions |
-//! | what is subnormal   | `8·(1 + β)·(1 + s′)·tiny`                                                                              |
+//! | what is subnormal   | `8·(1 + β)·(1 + s′)·(1 + |ℓ′|)·tiny`                                                                              |
 //!
 //! `K = 16 + 2·E(0) + E′·min(|z|, 90) + 3·D + L`: at most three of `exp`, division and logarithm follow one another in any term, with a dozen
 //! sums and products; beyond 90 an exponential is nothing or its sum's whole. How far the exact loss moves is asked of the
@@ -80,7 +80,9 @@ pub fn bounds(rounding: Rounding, loss: &PreferenceLoss, policy: SequencePair, r
 
     let terms = terms(loss, &view, exact);
     bounds.add(k * terms[0], k * terms[1], k * terms[2]);
-    let subnormal = |rate: f64| 8.0 * (1.0 + view.beta) * (1.0 + rate) * rounding.tiny;
+    // what a subnormal factor is multiplied by: the slope in z, which only squares have above 1 by itself
+    let steep = if matches!(loss, PreferenceLoss::Ipo { .. }) { 1.0 + 2.0 * (view.z.abs() + view.target) } else { 1.0 };
+    let subnormal = |rate: f64| 8.0 * (1.0 + view.beta) * (1.0 + rate) * steep * rounding.tiny;
     bounds.add(subnormal(0.0), subnormal(view.rates[0]), subnormal(view.rates[1]));
     bounds
 }

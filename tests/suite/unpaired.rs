@@ -383,7 +383,7 @@ fn annotations_are_read_pair_by_pair() {
             let losses =
                 annotated_dpo_loss(&policy.pairs, &Model::reference(of, &on.device, dtype).pairs, &given).unwrap();
             let values = numbers(&losses);
-            let [chosen, _] = policy.gradients(losses);
+            let [chosen, rejected] = policy.gradients(losses);
             let rounding = Rounding::of(on, dtype);
             for (i, (pair, (b, offset, q))) in of.iter().zip(annotations).enumerate() {
                 let exact = reference::soft_dpo_loss(pair.policy, pair.reference, *b, f64::from(*offset), *q);
@@ -392,9 +392,13 @@ fn annotations_are_read_pair_by_pair() {
                     let nats = 2.0 * (ratio.chosen.abs() + ratio.rejected.abs());
                     unpaired_bound(rounding, nats, f64::from(offset.abs()) / b, *b, size)
                 };
-                // q and 1 − q of two terms that may cancel in the slope
+                // two terms of the slope, that of the label and that of the doubt, may cancel
+                let z = *b * (ratio.chosen - ratio.rejected) - f64::from(*offset);
+                let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+                let terms = b * (q * sigmoid(-z) + (1.0 - q) * sigmoid(z));
                 expect_close("loss", dtype, &values[i..=i], &[exact.value], |_| bound(exact.value))?;
-                expect_close("slope", dtype, &chosen[i..=i], &[exact.gradient.chosen], |_| bound(*b))?;
+                expect_close("slope", dtype, &chosen[i..=i], &[exact.gradient.chosen], |_| bound(terms))?;
+                prop_assert_eq!(rejected[i], -chosen[i]);
             }
         }
         Ok(())
