@@ -21,7 +21,11 @@ pub fn markdown(device: &Device) -> anyhow::Result<String> {
     let (mut value_off, mut slope_off) = (Largest::new("value"), Largest::new("slope"));
     for loss in PreferenceLoss::all() {
         for z in MARGINS {
-            let pair = Placed::new(&loss, z / scale(&loss), 0.0, 0.0);
+            let shift = z / scale(&loss);
+            // on the chosen side; but in APO-down that side alone cancels to 1
+            let (chosen, rejected) =
+                if matches!(loss, PreferenceLoss::ApoDown { .. }) { (0.0, -shift) } else { (shift, 0.0) };
+            let pair = Placed::new(&loss, chosen, rejected, 0.0);
             // In a batch of its own: some members rank theirs.
             let Measured { value, slope } = measure(&loss, &[pair], device)?[0];
             let reference = exact(&loss, pair.policy_sequences(), pair.reference)?;
@@ -35,7 +39,9 @@ pub fn markdown(device: &Device) -> anyhow::Result<String> {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    Ok(format!("{table}\n\n{}{}", value_off.text(), slope_off.text()))
+    let legend = "z is β times what chosen gains over rejected (per token where the loss is; β = 1 where it has none, and for \
+                  ipo); the slope is that in log π(chosen).";
+    Ok(format!("{table}\n\n{legend}\n{}{}", value_off.text(), slope_off.text()))
 }
 
 /// How much a nat of the chosen completion is worth in the margin. Without β it is 1; IPO's β is a target.

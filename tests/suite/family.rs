@@ -332,10 +332,13 @@ fn every_member_is_right_over_the_whole_range_of_the_margin() {
             // chosen completion would gain is taken from its reference, or from the other side.
             let pair = |z: f64| {
                 let shift = f64::from((z / scale) as f32);
-                let [chosen, rejected, c, r] = match (loss.needs_reference(), shift > 0.0) {
-                    (true, true) => [0.0, 0.0, -shift, 0.0],
-                    (false, true) => [0.0, -shift, 0.0, 0.0],
-                    _ => [shift, 0.0, 0.0, 0.0],
+                let [chosen, rejected, c, r] = match (loss, shift > 0.0) {
+                    // here the chosen side alone cancels to 1
+                    (PreferenceLoss::ApoDown { .. }, true) => [0.0, -shift, 0.0, 0.0],
+                    (PreferenceLoss::ApoDown { .. }, false) => [0.0, 0.0, 0.0, shift],
+                    (loss, true) if loss.needs_reference() => [0.0, 0.0, -shift, 0.0],
+                    (_, true) => [0.0, -shift, 0.0, 0.0],
+                    (_, false) => [shift, 0.0, 0.0, 0.0],
                 };
                 Sums { policy: Pair { chosen, rejected }, reference: Pair { chosen: c, rejected: r } }
             };
