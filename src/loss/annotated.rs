@@ -2,11 +2,11 @@
 
 use burn_tensor::{FloatDType, Tensor};
 
-use super::Beta;
+use super::{Beta, margin::of_difference};
 use crate::{
     Error, PairLogProbs, Result,
     numerics::{finite, sigmoid, softplus},
-    ops::{check_float, check_same_device, closed_form},
+    ops::{check_float, check_same_device},
     pairs::compare,
 };
 
@@ -125,7 +125,7 @@ pub fn annotated_dpo_loss(
         None => (right, pull),
     };
     let slope = scaled(slope, &betas);
-    Ok(closed_form(loss, [(pairs.policy.chosen, slope.clone()), (pairs.policy.rejected, slope.neg())]))
+    Ok(of_difference(pairs.policy, loss, slope))
 }
 
 /// Numbers that go with the pairs, as constants in the format of `like`. Infinities become NaN.

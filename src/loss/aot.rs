@@ -2,12 +2,12 @@
 
 use burn_tensor::{Int, IntDType, Tensor};
 
-use super::{Beta, LabelSmoothing, cdpo::smoothed};
+use super::{Beta, LabelSmoothing, cdpo::smoothed, margin::of_difference};
 use crate::{
     PairLogProbs, Result,
     numerics::finite,
-    ops::{closed_form, indices},
-    pairs::compare,
+    ops::indices,
+    pairs::{Sides, compare},
 };
 
 /// AOT for pairs: the policy's preference gaps should dominate the reference's, as distributions over the batch. One loss per
@@ -67,7 +67,7 @@ pub fn aot_loss(
     let slope = slope * beta.get();
 
     let policy = pairs.policy.map(|sums| picked(sums, &order));
-    Ok(closed_form(loss, [(policy.chosen, slope.clone()), (policy.rejected, slope.neg())]))
+    Ok(of_difference(policy, loss, slope))
 }
 
 /// AOT for unpaired completions: the log-ratios of the chosen should dominate those of the rejected, as distributions over
@@ -121,9 +121,11 @@ pub fn aot_unpaired_loss(
     let (loss, slope) = smoothed(finite(margin * beta.get()), label_smoothing);
     let slope = slope * beta.get();
 
-    let chosen = picked(pairs.policy.chosen, &order_of_chosen);
-    let rejected = picked(pairs.policy.rejected, &order_of_rejected);
-    Ok(closed_form(loss, [(chosen, slope.clone()), (rejected, slope.neg())]))
+    let policy = Sides {
+        chosen: picked(pairs.policy.chosen, &order_of_chosen),
+        rejected: picked(pairs.policy.rejected, &order_of_rejected),
+    };
+    Ok(of_difference(policy, loss, slope))
 }
 
 fn sorted(numbers: Tensor<1>) -> Tensor<1> {

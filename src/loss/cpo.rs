@@ -2,8 +2,8 @@
 
 use burn_tensor::Tensor;
 
-use super::{Beta, LabelSmoothing, cdpo::smoothed};
-use crate::{PairLogProbs, Result, numerics::finite, ops::closed_form, pairs::alone};
+use super::{Beta, LabelSmoothing, cdpo::smoothed, margin::of_difference};
+use crate::{PairLogProbs, Result, numerics::finite, pairs::alone};
 
 /// CPO: DPO with a uniform reference, which cancels. One loss per pair.
 ///
@@ -38,5 +38,5 @@ pub fn cpo_loss(policy: &PairLogProbs, beta: Beta, label_smoothing: LabelSmoothi
     let z = finite(policy.clone().without_autodiff().difference() * beta.get());
     let (loss, slope) = smoothed(z, label_smoothing);
     let slope = slope * beta.get();
-    Ok(closed_form(loss, [(policy.chosen, slope.clone()), (policy.rejected, slope.neg())]))
+    Ok(of_difference(policy, loss, slope))
 }

@@ -2,8 +2,11 @@
 
 use burn_tensor::Tensor;
 
-use super::{Beta, FDivergence, TargetMargin, margin::margin};
-use crate::{PairLogProbs, Result, ops::closed_form, pairs::alone};
+use super::{
+    Beta, FDivergence, TargetMargin,
+    margin::{margin, of_difference},
+};
+use crate::{PairLogProbs, Result, pairs::alone};
 
 /// The hinge loss of the reward margin (SLiC's and RSO's loss in DPO's terms). One loss per pair.
 ///
@@ -81,7 +84,7 @@ pub fn hinge_loss(
 pub fn slic_loss(policy: &PairLogProbs, delta: TargetMargin) -> Result<Tensor<1>> {
     let policy = alone(policy);
     let (loss, slope) = shortfall(policy.clone().without_autodiff().difference(), delta.get());
-    Ok(closed_form(loss, [(policy.chosen, slope.clone()), (policy.rejected, slope.neg())]))
+    Ok(of_difference(policy, loss, slope))
 }
 
 /// `max(0, target − z)`, and its slope: −1 below the target, 0 from there on, NaN where `z` is.

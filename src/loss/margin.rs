@@ -82,3 +82,8 @@ impl Margin {
         )
     }
 }
+
+/// The loss of that value, of a difference of log-probs in which it has that slope: what pulls on one pushes on the other.
+pub(super) fn of_difference(policy: Sides, value: Tensor<1>, slope: Tensor<1>) -> Tensor<1> {
+    closed_form(value, [(policy.chosen, slope.clone()), (policy.rejected, slope.neg())])
+}
