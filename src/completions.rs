@@ -1,5 +1,7 @@
 //! Which tokens are completion tokens, and the shift between a token and the logits that predict it.
 
+use std::sync::{Arc, OnceLock};
+
 use burn_tensor::{Bool, DType, Device, Int, IntDType, Tensor, TensorData, s};
 
 use crate::{
@@ -38,6 +40,27 @@ use crate::{
 pub struct Completions {
     tokens: Tensor<2, Int>,
     mask: Tensor<2, Bool>,
+    positions: Arc<OnceLock<CountedPositions>>,
+}
+
+/// Which positions of `[sequences, time]` logits predict a counted token, row by row.
+#[derive(Debug)]
+pub(crate) struct CountedPositions {
+    /// Their indices in `[sequences · time]`, ascending.
+    pub on_host: Vec<i32>,
+    /// The same, `[counted]`.
+    pub on_device: Tensor<1, Int>,
+}
+
+impl CountedPositions {
+    /// Of a mask in *token* coordinates: token `t` is predicted at position `t − 1`, token 0 nowhere.
+    fn of(mask: &[bool], time: usize, device: &Device) -> Self {
+        let predicts = |token: usize| (token % time > 0).then(|| (token - 1) as i32);
+        let counted = mask.iter().enumerate().filter(|&(_, &counted)| counted);
+        let on_host: Vec<i32> = counted.filter_map(|(token, _)| predicts(token)).collect();
+        let data = TensorData::new(on_host.clone(), [on_host.len()]);
+        Self { on_device: Tensor::from_data(data, (device, DType::I32)), on_host }
+    }
 }
 
 /// The token that each position predicts, in *logit* coordinates: position `t` predicts token `t + 1`.
@@ -63,7 +86,11 @@ impl Completions {
         }
         check_same_device("tokens", &tokens.device(), "mask", &mask.device())?;
         check_int("tokens", &tokens)?;
-        Ok(Self { tokens: widened(tokens.without_autodiff()), mask: mask.without_autodiff() })
+        Ok(Self {
+            tokens: widened(tokens.without_autodiff()),
+            mask: mask.without_autodiff(),
+            positions: Arc::new(OnceLock::new()),
+        })
     }
 
     /// From labels `[sequences, time]` in token coordinates, where `ignore_index` (commonly −100) marks what is not a
@@ -155,12 +182,14 @@ impl Completions {
 
         let shape = [sequences, time];
         let device = device.clone().without_autodiff();
+        let positions = CountedPositions::of(&mask, time, &device);
         // Ids fit i32 unless the vocabulary does not; the narrower type is the one that every backend has.
         let dtype = if vocab_size <= i32::MAX as usize { DType::I32 } else { DType::I64 };
-        Self::new(
+        let completions = Self::new(
             Tensor::from_data(TensorData::new(ids, shape), (&device, dtype)),
             Tensor::from_data(TensorData::new(mask, shape), &device),
-        )
+        )?;
+        Ok(Self { positions: Arc::new(OnceLock::from(positions)), ..completions })
     }
 
     /// From ragged rows on the host: each row is a prompt of `prompt_lengths[s]` tokens and its completion.
@@ -207,6 +236,36 @@ impl Completions {
         self.tokens.device()
     }
 
+    /// Reads which tokens count from the device, if that is not known yet: [`LmHead`](crate::LmHead) leaves out the others
+    /// before it computes anything, and has to know how many there are.
+    ///
+    /// Completions made from lengths know it, and nothing is read; others read their mask once, here or at a head's first
+    /// pass, and keep it (clones share it). In a browser, where nothing can be read synchronously, await this before the
+    /// head is used.
+    ///
+    /// # Errors
+    /// [`Error::Read`] if the device cannot hand its numbers over.
+    pub async fn locate(&self) -> Result<()> {
+        if self.positions.get().is_none() {
+            let mask = self.mask.clone().into_data_async().await.map_err(unreadable)?;
+            self.remember(mask);
+        }
+        Ok(())
+    }
+
+    /// Which positions predict a counted token. Reads the mask if that is not known yet.
+    pub(crate) fn counted_positions(&self) -> Result<&CountedPositions> {
+        match self.positions.get() {
+            Some(positions) => Ok(positions),
+            None => Ok(self.remember(self.mask.clone().try_into_data().map_err(unreadable)?)),
+        }
+    }
+
+    fn remember(&self, mask: TensorData) -> &CountedPositions {
+        let mask: Vec<bool> = mask.iter::<bool>().collect();
+        self.positions.get_or_init(|| CountedPositions::of(&mask, self.dims()[1], &self.device()))
+    }
+
     /// The shift, made here and nowhere else.
     ///
     /// The last position stays, uncounted, so that logits `[sequences, time, vocab]` need not be cut (a copy).
@@ -245,4 +304,8 @@ fn expect_within(
     limit: usize,
 ) -> Result<()> {
     if length <= limit { Ok(()) } else { Err(Error::Length { sequence, what, length, limit_name, limit }) }
+}
+
+fn unreadable(cause: impl std::fmt::Display) -> Error {
+    Error::Read { what: "the mask", cause: cause.to_string() }
 }

@@ -153,6 +153,7 @@ mod metrics;
 mod numerics;
 mod ops;
 mod pairs;
+mod preference_step;
 mod rankings;
 pub mod reference;
 mod rewards;
@@ -162,7 +163,8 @@ pub use completions::Completions;
 pub use error::{Error, Result};
 pub use integrity::{ReferenceDrift, TokenCountMismatch};
 pub use log_probs::{
-    SequenceLogProbs, SequenceStatistics, TokenLogProbs, TokenStatistics, token_log_probs, token_statistics,
+    LmHead, SequenceLogProbs, SequenceStatistics, TokenLogProbs, TokenStatistics, VocabularyPart, portable,
+    token_log_probs, token_statistics,
 };
 pub use loss::*;
 pub use metrics::{
@@ -170,6 +172,7 @@ pub use metrics::{
     RunningMean,
 };
 pub use pairs::PairLogProbs;
+pub use preference_step::PreferenceStep;
 pub use rankings::RankedLogProbs;
 pub use rewards::{ImplicitRewards, implicit_rewards};
 pub use weights::PairWeights;

@@ -2,7 +2,7 @@
 //! makes of them, so that it can be checked from outside.
 //!
 //! ```text
-//! cargo run --release --example score -- FILE.json [--device flex] [--float f64]
+//! cargo run --release --example score -- FILE.json [--device flex] [--float f64] [--road hidden]
 //! ```
 //!
 //! Exit status: 0 if every configuration was answered, 2 otherwise. A configuration that cannot be answered (a loss that is
@@ -30,7 +30,7 @@ use burn::tensor::{DType, Device, Tensor};
 use clap::{Parser, ValueEnum};
 use config::Config;
 use input::{Case, Input, Run};
-use model::{Answer, Model, numbers};
+use model::{Answer, Model, Road, numbers};
 use output::{is_broken_pipe, number};
 use serde_json::{Value, json};
 
@@ -46,6 +46,9 @@ struct Args {
     /// from one that f32 rounds.
     #[arg(long, value_enum)]
     float: Option<Float>,
+    /// From the logits that the hidden states make, or from the hidden states themselves, through the library's head.
+    #[arg(long, value_enum, default_value = "logits")]
+    road: Road,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -79,8 +82,8 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     let mut all_answered = true;
     let mut cases = Vec::new();
     for (index, case) in input.cases.iter().enumerate() {
-        let (answer, answered) =
-            answer(case, &device, float).with_context(|| format!("{}: case {index}", args.file.display()))?;
+        let (answer, answered) = answer(case, &device, float, args.road)
+            .with_context(|| format!("{}: case {index}", args.file.display()))?;
         all_answered &= answered;
         cases.push(answer);
     }
@@ -97,8 +100,8 @@ fn read(path: &Path) -> anyhow::Result<Input> {
 }
 
 /// Everything about one case, and whether each of its configurations was answered.
-fn answer(case: &Case, device: &Device, float: DType) -> anyhow::Result<(Value, bool)> {
-    let model = Model::new(case, device, float)?;
+fn answer(case: &Case, device: &Device, float: DType, road: Road) -> anyhow::Result<(Value, bool)> {
+    let model = Model::new(case, device, float, road)?;
     let (_, statistics) = model.policy()?;
     let mut all_answered = true;
     let mut runs = Vec::new();

@@ -3,15 +3,23 @@
 use anyhow::{Context, ensure};
 use burn::tensor::{Bool, DType, Device, Gradients, Int, Tensor, TensorData};
 use burn_dpo::{
-    Completions, PairLogProbs, PreferenceBatch, PreferenceMetrics, TokenLogProbs, TokenStatistics, token_log_probs,
-    token_statistics,
+    Completions, LmHead, PairLogProbs, PreferenceBatch, PreferenceMetrics, TokenLogProbs, TokenStatistics,
+    token_log_probs, token_statistics,
 };
+use clap::ValueEnum;
 
 use super::{
     config::Config,
     input::{self, Case},
     losses::Scored,
 };
+
+/// What log-probs are made from.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Road {
+    Logits,
+    Hidden,
+}
 
 /// What a language model would hand over, and the head that makes logits of it.
 pub struct Model {
@@ -21,6 +29,7 @@ pub struct Model {
     reference: TokenLogProbs,
     device: Device,
     float: DType,
+    road: Road,
 }
 
 /// What a policy's forward pass started from.
@@ -43,7 +52,7 @@ pub struct Answer {
 }
 
 impl Model {
-    pub fn new(case: &Case, device: &Device, float: DType) -> anyhow::Result<Self> {
+    pub fn new(case: &Case, device: &Device, float: DType, road: Road) -> anyhow::Result<Self> {
         let tokens = Tensor::<2, Int>::from_data(input::token_ids(&case.tokens)?, (device, DType::I32));
         let mask = Tensor::<2, Bool>::from_data(input::data2("completion_mask", &case.mask()?)?, device);
         let completions = Completions::new(tokens, mask)?;
@@ -53,10 +62,11 @@ impl Model {
         Ok(Self {
             hidden: input::data3("policy_hidden", &case.policy_hidden)?,
             weight: input::data2("policy_weight", &case.policy_weight)?,
-            reference: token_log_probs(logits(hidden, weight)?, &completions)?,
+            reference: road.log_probs(hidden, weight, &completions)?,
             completions,
             device: device.clone(),
             float,
+            road,
         })
     }
 
@@ -69,7 +79,7 @@ impl Model {
         let device = self.device.clone().autodiff();
         let hidden = Tensor::from_data(self.hidden.clone(), (&device, self.float)).require_grad();
         let weight = Tensor::from_data(self.weight.clone(), (&device, self.float)).require_grad();
-        let statistics = token_statistics(logits(hidden.clone(), weight.clone())?, &self.completions)?;
+        let statistics = self.road.statistics(hidden.clone(), weight.clone(), &self.completions)?;
         Ok((Leaves { hidden, weight }, statistics))
     }
 
@@ -111,6 +121,34 @@ impl Model {
             reference: sums(reference),
             grad_hidden: gradient(leaves.hidden, &gradients)?,
             grad_weight: gradient(leaves.weight, &gradients)?,
+        })
+    }
+}
+
+impl Road {
+    /// Of the tokens, under the distribution that a head's weight, `[vocab, hidden]`, makes of hidden states.
+    fn log_probs(
+        self,
+        hidden: Tensor<3>,
+        weight: Tensor<2>,
+        completions: &Completions,
+    ) -> anyhow::Result<TokenLogProbs> {
+        Ok(match self {
+            Self::Logits => token_log_probs(logits(hidden, weight)?, completions)?,
+            Self::Hidden => LmHead::new(weight.transpose(), None).token_log_probs(hidden, completions)?,
+        })
+    }
+
+    /// Of the same distribution.
+    fn statistics(
+        self,
+        hidden: Tensor<3>,
+        weight: Tensor<2>,
+        completions: &Completions,
+    ) -> anyhow::Result<TokenStatistics> {
+        Ok(match self {
+            Self::Logits => token_statistics(logits(hidden, weight)?, completions)?,
+            Self::Hidden => LmHead::new(weight.transpose(), None).token_statistics(hidden, completions)?,
         })
     }
 }

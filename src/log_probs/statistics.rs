@@ -1,16 +1,15 @@
 //! What else a causal model's logits say at each completion token: how sure the model was, and whether it would have
 //! chosen that token itself.
 
-use burn_tensor::{Bool, DType, Int, IntDType, Tensor};
+use burn_tensor::{Bool, DType, FloatDType, Int, Tensor, s};
 
 use super::{
     TokenLogProbs,
-    token::{Rows, Softmax, accurate_sums, nothing_to_predict, select, softmax},
+    token::{Targets, accurate_sums, nothing_to_predict},
 };
 use crate::{
     Completions, Result,
-    numerics::log1p_of_non_negative,
-    ops::{closed_form, count, indices, max_of_rows, sum_in_blocks},
+    ops::{Road, RowSums, arithmetic_dtype, count, with_row_gradient},
 };
 
 /// The log-probability of every completion token beside the entropy and other statistics of the distribution that it was
@@ -59,7 +58,7 @@ use crate::{
 /// and the logarithm taken of one plus what remains. Both are sums of terms of one sign. The mean logit is that of the raw
 /// logits, divided before they are added, so that it does not overflow.
 ///
-/// The gradient of the entropy is the closed form; while there is one to come, it keeps one number per logit.
+/// The gradient of the entropy is the closed form, made with that of the log-prob in one pass; nothing more is kept for it.
 ///
 /// # Edge cases
 /// - What the mask leaves out cannot be seen: NaN, ±inf or any id at an uncounted position changes no value and no
@@ -80,106 +79,41 @@ pub fn token_statistics(logits: Tensor<3>, completions: &Completions) -> Result<
     if let Some(nothing) = nothing_to_predict(&logits, completions)? {
         return Ok(TokenStatistics::of_nothing(nothing));
     }
-    let (logits, rows) = select(logits, completions);
-    let softmax = softmax(&logits);
-    let constant = logits.clone().without_autodiff();
-
-    let is_argmax = rows.is_argmax(&constant, softmax.max.clone());
-    let per_logit = 1.0 / constant.dims()[1] as f64;
-    let mean_logit = rows.counted_only(sum_in_blocks(constant * per_logit));
-
-    let spread = Spread::of(&softmax);
-    let log_sum_sq_probs = rows.counted_only(spread.log_sum_sq_probs());
-    let entropy = spread.entropy();
-    let entropy =
-        if logits.is_tracked() { closed_form(entropy, [(logits.clone(), spread.gradient())]) } else { entropy };
-
-    Ok(TokenStatistics {
-        entropy: rows.counted_only(entropy),
-        log_sum_sq_probs,
-        mean_logit,
-        is_argmax: rows.predictions(is_argmax),
-        log_probs: rows.log_probs(logits, softmax),
-    })
+    let road = Road::fastest(&logits.device());
+    Ok(of_logits(logits, completions, road))
 }
 
-impl Rows {
-    /// Whether each row's token is the first of its largest logits, `[rows, 1]`.
-    ///
-    /// By comparison: burn's `argmax` gives indices of the device's default type, which may be too narrow to count a vocabulary,
-    /// and on wgpu it leaves out the end of some long rows.
-    fn is_argmax(&self, logits: &Tensor<2>, max: Tensor<2>) -> Tensor<2, Bool> {
-        let [rows, vocab] = logits.dims();
-        let ids = self.ids.clone().cast(IntDType::I32);
-        let index = indices(vocab, &logits.device()).reshape([1, vocab]);
-        let earlier = index.expand([rows, vocab]).lower(ids.expand([rows, vocab]));
-        let largest = logits.clone().equal(max.clone().expand([rows, vocab]));
-        let before = max_of_rows(logits.zeros_like().mask_fill(largest.bool_and(earlier), 1.0));
-        let is_largest = logits.clone().gather(1, self.ids.clone()).equal(max);
-        let nowhere = self.uncounted.clone().bool_or(self.out_of_range.clone());
-        is_largest.bool_and(before.equal_elem(0.0)).bool_and(nowhere.bool_not())
-    }
-
-    /// `[rows, 1]` as `[sequences, time − 1]`, 0 where not counted.
-    fn counted_only(&self, rows: Tensor<2>) -> Tensor<2> {
-        self.predictions(rows.mask_fill(self.uncounted.clone(), 0.0))
-    }
+/// The statistics of at least one prediction.
+pub(super) fn of_logits(logits: Tensor<3>, completions: &Completions, road: Road) -> TokenStatistics {
+    let [sequences, time, vocab] = logits.dims();
+    let targets = Targets::of(completions, vocab);
+    let z = logits.reshape([sequences * time, vocab]);
+    let sums = RowSums::of(&z, &targets.ids, 0, Some(vocab), road);
+    let dtype = arithmetic_dtype(z.dtype());
+    let outputs = with_row_gradient(log_prob_and_entropy(&sums), z, &targets.ids, &sums, 0, road);
+    TokenStatistics::of_rows(&targets, outputs, &Constants::of(&sums, &targets.ids, dtype))
 }
 
-/// How far each row's distribution is from certainty, as constants: `[rows, vocab]` and `[rows, 1]`.
-///
-/// With `d_v = m − z_v ≥ 0`, `e_v = exp(−d_v)` and `R = Σ_v e_v − 1`, which is known better than the sum: one of the
-/// largest logits, whose `e_v` is exactly 1, is never added to the rest.
-struct Spread {
-    /// `d`; 0 where it is infinite, as `e = 0` there.
-    depth: Tensor<2>,
-    /// `e`.
-    exp: Tensor<2>,
-    /// `e`, 0 at the largest logits.
-    below: Tensor<2>,
-    /// The number of largest logits, less one; NaN where no distribution is: if the largest is NaN, +inf or −inf.
-    ties: Tensor<2>,
-    /// `1 + R`.
-    sum: Tensor<2>,
-    /// `log(1 + R)`.
-    log_sum: Tensor<2>,
-    /// `Σ p_v d_v`.
-    mean_depth: Tensor<2>,
+/// `[rows, 2]`.
+pub(super) fn log_prob_and_entropy(sums: &RowSums) -> Tensor<2> {
+    Tensor::cat(vec![sums.log_prob(), sums.entropy()], 1)
 }
 
-impl Spread {
-    fn of(softmax: &Softmax) -> Self {
-        let exp = softmax.exp.clone();
-        let depth = softmax.shifted.clone().neg();
-        let largest = depth.clone().equal_elem(0.0);
-        let infinite = depth.clone().is_inf();
-        let depth = depth.mask_fill(infinite, 0.0);
+/// What has no gradient, `[rows, 1]` each.
+pub(super) struct Constants {
+    pub log_sum_sq_probs: Tensor<2>,
+    pub mean_logit: Tensor<2>,
+    pub is_argmax: Tensor<2, Bool>,
+}
 
-        let nowhere = softmax.max.clone().is_finite().bool_not();
-        let ties = sum_in_blocks(exp.zeros_like().mask_fill(largest.clone(), 1.0)) - 1.0;
-        let ties = ties.mask_fill(nowhere, f64::NAN);
-        let below = exp.clone().mask_fill(largest, 0.0);
-
-        let rest = sum_in_blocks(below.clone()) + ties.clone();
-        let sum = rest.clone() + 1.0;
-        let mean_depth = sum_in_blocks(below.clone() * depth.clone()) / sum.clone();
-        Self { log_sum: log1p_of_non_negative(rest), sum, mean_depth, ties, below, exp, depth }
-    }
-
-    /// `−Σ p_v log p_v = log(1 + R) + Σ p_v d_v`, as `log p_v = −d_v − log(1 + R)`.
-    fn entropy(&self) -> Tensor<2> {
-        self.log_sum.clone() + self.mean_depth.clone()
-    }
-
-    /// `−p_v (log p_v + H) = p_v (d_v − Σ p_u d_u)`: `log(1 + R)` cancels.
-    fn gradient(self) -> Tensor<2> {
-        self.exp / self.sum * (self.depth - self.mean_depth)
-    }
-
-    /// `log Σ p_v² = log Σ e_v² − 2 log Σ e_v`.
-    fn log_sum_sq_probs(&self) -> Tensor<2> {
-        let squares = sum_in_blocks(self.below.clone() * self.below.clone()) + self.ties.clone();
-        log1p_of_non_negative(squares) - self.log_sum.clone() * 2.0
+impl Constants {
+    pub(super) fn of(sums: &RowSums, targets: &Tensor<1, Int>, dtype: DType) -> Self {
+        let dtype = FloatDType::from(dtype);
+        Self {
+            log_sum_sq_probs: sums.log_sum_sq_probs().cast(dtype),
+            mean_logit: sums.mean_logit().cast(dtype),
+            is_argmax: sums.is_argmax(targets),
+        }
     }
 }
 
@@ -207,7 +141,7 @@ pub struct TokenStatistics {
 
 impl TokenStatistics {
     /// All of nothing is as empty as its log-probs.
-    fn of_nothing(log_probs: TokenLogProbs) -> Self {
+    pub(super) fn of_nothing(log_probs: TokenLogProbs) -> Self {
         let constant = log_probs.values().without_autodiff();
         Self {
             entropy: log_probs.values(),
@@ -215,6 +149,17 @@ impl TokenStatistics {
             mean_logit: constant,
             is_argmax: log_probs.counted(),
             log_probs,
+        }
+    }
+
+    /// From the numbers of all positions, `[rows, 2]` and `[rows, 1]`.
+    pub(super) fn of_rows(targets: &Targets, outputs: Tensor<2>, constants: &Constants) -> Self {
+        Self {
+            log_probs: targets.log_probs(outputs.clone().slice(s![.., 0..1])),
+            entropy: targets.counted_only(outputs.slice(s![.., 1..2])),
+            log_sum_sq_probs: targets.counted_only(constants.log_sum_sq_probs.clone()),
+            mean_logit: targets.counted_only(constants.mean_logit.clone()),
+            is_argmax: targets.flags(constants.is_argmax.clone()),
         }
     }
 

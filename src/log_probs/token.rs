@@ -1,15 +1,14 @@
 //! What a causal model's logits say of each completion token.
 
-use burn_tensor::{Bool, DType, Int, Tensor, kind::Basic, s};
+use burn_tensor::{Bool, DType, Int, IntDType, Tensor, kind::Basic, s};
 
 use super::SequenceLogProbs;
 use crate::{
     Completions, Error, Result,
     completions::NextTokens,
-    numerics::log1p_of_non_negative,
     ops::{
-        arithmetic_dtype, check_float, check_same_device, closed_form, count, independent_of, max_of_rows,
-        sum_in_blocks, to_arithmetic_dtype,
+        NOWHERE, Road, RowSums, UNCOUNTED, arithmetic_dtype, check_float, check_same_device, count, independent_of,
+        sum_in_blocks, with_row_gradient,
     },
 };
 
@@ -47,7 +46,13 @@ use crate::{
 /// # Numerics
 /// f16 and bf16 logits are computed in f32 and give f32; f64 stays f64. The row's largest logit is subtracted first, so
 /// finite logits do not overflow (but for a difference beyond the format), and the target's logit is taken relative to
-/// it, so a large common offset costs nothing.
+/// it, so a large common offset costs nothing. Near certainty the log-prob is as accurate as it is small.
+///
+/// # Speed and memory
+/// On burn's Flex backend each counted row is read once, and the backward pass makes the gradient in the logits' own buffer
+/// if nobody else holds it: give the logits away (`token_log_probs(model.forward(…), …)`). Elsewhere burn's operations are
+/// used. Between the passes the logits are kept, and eight numbers per position. Where they do not fit,
+/// [`LmHead`](crate::LmHead) does without them.
 ///
 /// # Edge cases
 /// - What the mask leaves out cannot be seen: NaN, ±inf or any id at an uncounted position changes no value and no
@@ -67,13 +72,33 @@ pub fn token_log_probs(logits: Tensor<3>, completions: &Completions) -> Result<T
     if let Some(nothing) = nothing_to_predict(&logits, completions)? {
         return Ok(nothing);
     }
-    let (logits, rows) = select(logits, completions);
-    let softmax = softmax(&logits);
-    Ok(rows.log_probs(logits, softmax))
+    let road = Road::fastest(&logits.device());
+    Ok(of_logits(logits, completions, road))
+}
+
+/// The log-probs of at least one prediction.
+pub(super) fn of_logits(logits: Tensor<3>, completions: &Completions, road: Road) -> TokenLogProbs {
+    let [sequences, time, vocab] = logits.dims();
+    let targets = Targets::of(completions, vocab);
+    let z = logits.reshape([sequences * time, vocab]);
+    let sums = RowSums::of(&z, &targets.ids, 0, None, road);
+    let log_probs = with_row_gradient(sums.log_prob(), z, &targets.ids, &sums, 0, road);
+    targets.log_probs(log_probs)
 }
 
 /// Checks that logits and completions fit. If nothing is predicted, the empty log-probs, in the graph of the logits.
 pub(super) fn nothing_to_predict(logits: &Tensor<3>, completions: &Completions) -> Result<Option<TokenLogProbs>> {
+    check_logits(logits, completions)?;
+    let [sequences, time, _] = logits.dims();
+    if sequences * time.saturating_sub(1) > 0 {
+        return Ok(None);
+    }
+    let nothing = nothing_predicted(completions, arithmetic_dtype(logits.dtype()));
+    Ok(Some(TokenLogProbs { values: independent_of(nothing.values, logits), ..nothing }))
+}
+
+/// Checks that logits and completions fit.
+pub(super) fn check_logits(logits: &Tensor<3>, completions: &Completions) -> Result<()> {
     let [sequences, time, vocab] = logits.dims();
     if [sequences, time] != completions.dims() {
         let [expected_sequences, expected_time] = completions.dims();
@@ -87,94 +112,61 @@ pub(super) fn nothing_to_predict(logits: &Tensor<3>, completions: &Completions) 
         return Err(Error::EmptyVocabulary { what: "logits" });
     }
     check_float("logits", logits)?;
-    check_same_device("logits", &logits.device(), "completions", &completions.device())?;
-
-    let predicted = time.saturating_sub(1);
-    if sequences * predicted > 0 {
-        return Ok(None);
-    }
-    let nothing = Tensor::zeros([sequences, predicted], (&completions.device(), arithmetic_dtype(logits.dtype())));
-    let counted = completions.mask().slice(s![.., 0..predicted]);
-    Ok(Some(TokenLogProbs { values: independent_of(nothing, logits), counted }))
+    check_same_device("logits", &logits.device(), "completions", &completions.device())
 }
 
-/// What each row predicts.
-pub(super) struct Rows {
-    /// The token, `[rows, 1]`; 0 where none is counted or it is outside the vocabulary.
-    pub(super) ids: Tensor<2, Int>,
-    /// A counted token outside the vocabulary, `[rows, 1]`.
-    pub(super) out_of_range: Tensor<2, Bool>,
-    /// `[rows, 1]`.
-    pub(super) uncounted: Tensor<2, Bool>,
+/// Log-probs of predictions none of which is counted, as constants.
+pub(super) fn nothing_predicted(completions: &Completions, dtype: DType) -> TokenLogProbs {
+    let [sequences, time] = completions.dims();
+    let predicted = time.saturating_sub(1);
+    let counted = completions.mask().slice(s![.., time - predicted..time]);
+    TokenLogProbs { values: Tensor::zeros([sequences, predicted], (&completions.device(), dtype)), counted }
+}
+
+/// What each position predicts.
+pub(super) struct Targets {
+    /// The token, `[rows]` in 32 bits; [`UNCOUNTED`] where none is counted, [`NOWHERE`] where it is outside the vocabulary.
+    pub(super) ids: Tensor<1, Int>,
     /// `[sequences, time]`.
     counted: Tensor<2, Bool>,
 }
 
-/// The logits, one row per position, `[rows, vocab]`, in the format that is computed in and in the caller's graph; all 0
-/// where nothing is counted. And what each row predicts.
-///
-/// Uncounted rows leave before anything is computed from them: a NaN times 0 would still be NaN in the gradient.
-pub(super) fn select(logits: Tensor<3>, completions: &Completions) -> (Tensor<2>, Rows) {
-    let [sequences, time, vocab] = logits.dims();
-    let NextTokens { ids, counted } = completions.next_tokens();
-    let rows = sequences * time;
-    let uncounted = counted.clone().bool_not().reshape([rows, 1]);
-    let ids = ids.reshape([rows, 1]);
-    let out_of_range = ids.clone().lower_elem(0).bool_or(ids.clone().greater_equal_elem(vocab as i64));
-    let out_of_range = out_of_range.bool_and(uncounted.clone().bool_not());
-    let ids = ids.mask_fill(uncounted.clone().bool_or(out_of_range.clone()), 0);
-    let logits =
-        to_arithmetic_dtype(logits).reshape([rows, vocab]).mask_fill(uncounted.clone().expand([rows, vocab]), 0.0);
-    (logits, Rows { ids, out_of_range, uncounted, counted })
-}
+impl Targets {
+    pub(super) fn of(completions: &Completions, vocab: usize) -> Self {
+        let NextTokens { ids, counted } = completions.next_tokens();
+        let outside = ids.clone().lower_elem(0).bool_or(ids.clone().greater_equal_elem(vocab as i64));
+        let ids = ids.mask_fill(outside.clone(), 0).cast(IntDType::I32);
+        let ids = ids.mask_fill(outside, NOWHERE).mask_fill(counted.clone().bool_not(), UNCOUNTED);
+        let [sequences, time] = counted.dims();
+        Self { ids: ids.reshape([sequences * time]), counted }
+    }
 
-/// Each row's softmax before it is normalised, as constants.
-pub(super) struct Softmax {
-    /// `m`, the largest logit, `[rows, 1]`; it may be infinite or NaN.
-    pub(super) max: Tensor<2>,
-    /// `z − m`, `[rows, vocab]`.
-    pub(super) shifted: Tensor<2>,
-    /// `exp(z − m)`, `[rows, vocab]`.
-    pub(super) exp: Tensor<2>,
-}
+    /// `[rows, 1]`.
+    fn uncounted(&self) -> Tensor<2, Bool> {
+        let [sequences, time] = self.counted.dims();
+        self.counted.clone().bool_not().reshape([sequences * time, 1])
+    }
 
-pub(super) fn softmax(logits: &Tensor<2>) -> Softmax {
-    let logits = logits.clone().without_autodiff();
-    let max = max_of_rows(logits.clone());
-    let shifted = logits - finite_or_zero(max.clone());
-    Softmax { exp: shifted.clone().exp(), shifted, max }
-}
+    /// Numbers of all positions, `[rows, 1]`, as those of predictions, `[sequences, time − 1]`; 0 where not counted.
+    pub(super) fn counted_only(&self, rows: Tensor<2>) -> Tensor<2> {
+        self.predictions(rows.mask_fill(self.uncounted(), 0.0))
+    }
 
-impl Rows {
-    /// `log p = (z_y − m) − log Σ_v exp(z_v − m)`: a gather, less a sum whose derivative in `z_v` is `exp(z_v − m)/Σ`.
-    pub(super) fn log_probs(&self, logits: Tensor<2>, Softmax { max, exp, .. }: Softmax) -> TokenLogProbs {
-        let target = logits.clone().gather(1, self.ids.clone()) - finite_or_zero(max);
-        let sum = sum_in_blocks(exp.clone());
-        // the largest adds 1: near certainty log1p is as accurate as there, and only nothing but −∞ has less
-        let nowhere = self.out_of_range.clone().bool_or(sum.clone().lower_elem(0.5));
-        let log_sum = log1p_of_non_negative(sum.clone() - 1.0).mask_fill(nowhere, f64::NAN);
-        let log_sum = if logits.is_tracked() {
-            let nowhere = self.out_of_range.clone().expand(exp.dims());
-            closed_form(log_sum, [(logits, (exp / sum).mask_fill(nowhere, f64::NAN))])
-        } else {
-            log_sum
-        };
-        let log_probs = (target - log_sum).mask_fill(self.uncounted.clone(), 0.0);
-        TokenLogProbs { values: self.predictions(log_probs), counted: self.predictions(self.counted.clone()) }
+    /// [`counted_only`](Self::counted_only), as log-probs.
+    pub(super) fn log_probs(&self, rows: Tensor<2>) -> TokenLogProbs {
+        TokenLogProbs { values: self.counted_only(rows), counted: self.predictions(self.counted.clone()) }
+    }
+
+    /// Flags of all positions as those of predictions; none set where nothing is counted.
+    pub(super) fn flags(&self, rows: Tensor<2, Bool>) -> Tensor<2, Bool> {
+        self.predictions(rows.bool_and(self.uncounted().bool_not()))
     }
 
     /// One per row, or per position, as one per prediction, `[sequences, time − 1]`: the last position predicts nothing.
-    pub(super) fn predictions<K: Basic>(&self, rows: Tensor<2, K>) -> Tensor<2, K> {
+    fn predictions<K: Basic>(&self, rows: Tensor<2, K>) -> Tensor<2, K> {
         let [sequences, time] = self.counted.dims();
         rows.reshape([sequences, time]).slice(s![.., 0..time - 1])
     }
-}
-
-/// The largest entry of each row; 0 for a row of nothing but −inf, where any other would give `inf − inf`.
-fn finite_or_zero(max: Tensor<2>) -> Tensor<2> {
-    let lowest = if max.dtype() == DType::F64 { f64::MIN } else { f32::MIN as f64 };
-    let all_infinite = max.clone().lower_elem(lowest);
-    max.mask_fill(all_infinite, 0.0)
 }
 
 /// The sum of each row, `[rows, 1]`: the value in blocks, the gradient a plain sum's, which costs less.
@@ -201,6 +193,11 @@ pub struct TokenLogProbs {
 }
 
 impl TokenLogProbs {
+    /// From values that are 0 where not counted.
+    pub(crate) fn new(values: Tensor<2>, counted: Tensor<2, Bool>) -> Self {
+        Self { values, counted }
+    }
+
     /// The log-probs, `[sequences, time − 1]`, in nats; exactly 0 where not counted. Gradient flows.
     pub fn values(&self) -> Tensor<2> {
         self.values.clone()

@@ -3,7 +3,7 @@
 use burn::{
     backend::{
         Backend, TensorMetadata,
-        tensor::{Device, FloatTensor},
+        tensor::{Device, FloatTensor, IntTensor},
     },
     tensor::{FloatDType, Shape},
 };
@@ -14,7 +14,11 @@ use burn_autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 
-use super::PreferenceOps;
+use super::{
+    Chain, Head, PreferenceOps, Road,
+    head::{Parts, Saved},
+    portable,
+};
 
 /// `value` passes its gradient on; `input` receives it times the known derivative.
 #[derive(Debug)]
@@ -35,18 +39,81 @@ impl<B: Backend> Backward<B, 2> for WithGradient {
     }
 }
 
-/// `input` receives zeros.
+/// `value` passes its gradient on; `input` receives zeros.
 #[derive(Debug)]
 struct WithZeroGradient;
 
-impl<B: Backend> Backward<B, 1> for WithZeroGradient {
+impl<B: Backend> Backward<B, 2> for WithZeroGradient {
     type State = (Shape, Device<B>, FloatDType);
 
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        grads.consume::<B>(&ops.node);
-        let ([input], (shape, device, dtype)) = (ops.parents, ops.state);
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let ([value, input], (shape, device, dtype)) = (ops.parents, ops.state);
+        if let Some(value) = value {
+            grads.register::<B>(value.id, upstream);
+        }
         if let Some(input) = input {
             grads.register::<B>(input.id, B::float_zeros(shape, &device, dtype));
+        }
+    }
+}
+
+/// `value`, one number, passes its gradient on; `input` receives it times the known derivative.
+#[derive(Debug)]
+struct WithScaledGradient;
+
+impl<B: PreferenceOps> Backward<B, 2> for WithScaledGradient {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let ([value, input], derivative) = (ops.parents, ops.state);
+        if let Some(input) = input {
+            grads.register::<B>(input.id, B::times(derivative, upstream.clone()));
+        }
+        if let Some(value) = value {
+            grads.register::<B>(value.id, upstream);
+        }
+    }
+}
+
+/// What each row of logits receives is computed from the logits once more, and may take their place.
+#[derive(Debug)]
+struct WithRowGradient;
+
+impl<B: PreferenceOps> Backward<B, 1> for WithRowGradient {
+    type State = (FloatTensor<B>, IntTensor<B>, FloatTensor<B>, usize, Road);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let ([logits], (z, targets, sums, offset, road)) = (ops.parents, ops.state);
+        if let Some(logits) = logits {
+            let chain = Chain::NONE;
+            let gradient = match road {
+                Road::Kernels => B::row_gradient(z, targets, sums, upstream, offset, chain),
+                Road::Portable => portable::row_gradient::<B>(z, targets, sums, upstream, offset, chain),
+            };
+            grads.register::<B>(logits.id, gradient);
+        }
+    }
+}
+
+/// What hidden states, weight and bias receive, from logits that are made once more, tile by tile.
+#[derive(Debug)]
+struct WithHeadGradient;
+
+impl<B: PreferenceOps> Backward<B, 3> for WithHeadGradient {
+    type State = Saved<B>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let [hidden, weight, bias] = ops.parents;
+        let wanted = Parts { hidden: hidden.is_some(), weight: weight.is_some(), bias: bias.is_some() };
+        let gradient = ops.state.gradient(upstream, wanted);
+        for (parent, gradient) in [(hidden, gradient.hidden), (weight, gradient.weight), (bias, gradient.bias)] {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                grads.register::<B>(parent.id, gradient);
+            }
         }
     }
 }
@@ -79,11 +146,62 @@ impl<B: PreferenceOps, C: CheckpointStrategy> PreferenceOps for Autodiff<B, C> {
     }
 
     fn with_zero_gradient(value: FloatTensor<Self>, input: FloatTensor<Self>) -> FloatTensor<Self> {
-        let (value, _) = value.into_parts();
+        let (value, value_node) = value.into_parts();
         let (input, input_node) = input.into_parts();
-        match WithZeroGradient.prepare::<C>([input_node]).compute_bound().stateful() {
+        match WithZeroGradient.prepare::<C>([value_node, input_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((input.shape(), input.device(), input.dtype().into()), value),
             OpsKind::UnTracked(prep) => prep.finish(value),
+        }
+    }
+
+    fn with_scaled_gradient(
+        value: FloatTensor<Self>,
+        input: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (value, value_node) = value.into_parts();
+        let (_, input_node) = input.into_parts();
+        let (gradient, _) = gradient.into_parts();
+        match WithScaledGradient.prepare::<C>([value_node, input_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(gradient, value),
+            OpsKind::UnTracked(prep) => prep.finish(value),
+        }
+    }
+
+    fn with_row_gradient(
+        outputs: FloatTensor<Self>,
+        z: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        sums: FloatTensor<Self>,
+        offset: usize,
+        road: Road,
+    ) -> FloatTensor<Self> {
+        let (outputs, _) = outputs.into_parts();
+        let (z, node) = z.into_parts();
+        let (sums, _) = sums.into_parts();
+        match WithRowGradient.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((z, targets, sums, offset, road), outputs),
+            OpsKind::UnTracked(prep) => prep.finish(outputs),
+        }
+    }
+
+    fn with_head_gradient(
+        outputs: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        sums: FloatTensor<Self>,
+        head: Head,
+    ) -> FloatTensor<Self> {
+        let (outputs, _) = outputs.into_parts();
+        let (hidden, hidden_node) = hidden.into_parts();
+        let (weight, weight_node) = weight.into_parts();
+        let (bias, bias_node) = bias.into_parts();
+        let (sums, _) = sums.into_parts();
+        match WithHeadGradient.prepare::<C>([hidden_node, weight_node, bias_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(Saved { hidden, weight, bias, targets, sums, head }, outputs),
+            OpsKind::UnTracked(prep) => prep.finish(outputs),
         }
     }
 }

@@ -1,22 +1,89 @@
 //! The only place that knows backends.
 //!
 //! Everything above is written over burn's tensors, which choose their backend at run time. What burn's tensors
-//! cannot say is asked for here, through one extension trait over burn's backends ([`PreferenceOps`]) whose default
-//! bodies serve any backend and whose gradients are written by hand in `autodiff`.
+//! cannot say is asked for here, through an extension trait over burn's backends ([`PreferenceOps`]) whose default
+//! bodies (`portable`) serve any backend and whose gradients are written by hand in `autodiff`.
+//!
+//! Two things are known of a block of logits `[rows, columns]`: what it adds to its rows ([`RowSums`], merged over blocks),
+//! and, once the whole row is known, its gradient ([`PreferenceOps::row_gradient`]). Logits that a model returned are one
+//! block as wide as the vocabulary; an LM head (`head`) makes one tile of the vocabulary after the other. Where the backend
+//! has kernels of its own (`flex` over `cpu`), each block is read once.
 // burn calls its ndarray and libtorch backends deprecated; this crate supports them while burn does.
 #![allow(deprecated)]
 
 mod autodiff;
+#[cfg(feature = "flex")]
+mod cpu;
+#[cfg(feature = "flex")]
+mod flex;
+mod head;
+mod portable;
 mod precision;
 mod reduce;
+mod sums;
 
-use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
-use burn_tensor::{DType, Device, Int, Tensor, TensorData};
+use std::ops::Range;
 
+use burn::backend::{
+    Backend, Dispatch, backend_extension,
+    tensor::{FloatTensor, IntTensor},
+};
+use burn_tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+
+pub(crate) use head::{Forward, Head, Tiling, head_dtype};
 pub(crate) use precision::{
     arithmetic_dtype, check_float, check_int, check_same_device, exp_is_accurate, to_arithmetic_dtype,
 };
 pub(crate) use reduce::{count, max_of_rows, sum_in_blocks};
+pub(crate) use sums::RowSums;
+
+/// The target of a row in which nothing is counted.
+pub(crate) const UNCOUNTED: i32 = -1;
+/// The target of a counted row whose token is outside the vocabulary.
+pub(crate) const NOWHERE: i32 = i32::MAX;
+
+/// By what a row's numbers are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Road {
+    /// The backend's own kernels, where it has any.
+    Kernels,
+    /// burn's operations alone.
+    Portable,
+}
+
+impl Road {
+    /// Kernels, where the device has them.
+    pub(crate) fn fastest(device: &Device) -> Self {
+        if has_kernels(device) { Self::Kernels } else { Self::Portable }
+    }
+}
+
+/// How a block of logits came about from what it is differentiated in: `z = cap · tanh(scale · x / cap)`, or `scale · x`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Chain {
+    /// `scale`.
+    pub scale: f64,
+    /// `cap`.
+    pub cap: Option<f64>,
+}
+
+impl Chain {
+    /// Logits as they are.
+    pub(crate) const NONE: Self = Self { scale: 1.0, cap: None };
+}
+
+/// Which part of the destination a matrix product fills, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Product {
+    /// Rows of the destination.
+    pub rows: Range<usize>,
+    /// Columns of the destination.
+    pub columns: Range<usize>,
+    /// Whether the product is added to what is there, or replaces it.
+    pub accumulate: bool,
+    /// What the product is multiplied by.
+    pub scale: f64,
+}
 
 /// What this crate asks of a backend beyond burn's own operations.
 #[backend_extension(
@@ -45,10 +112,121 @@ pub trait PreferenceOps: Backend {
         let _ = input;
         value
     }
+
+    /// `value`, a number of the same graph times `gradient` as its derivative in `input`: `value` is one number, `[1]`.
+    #[fusion(default)]
+    fn with_scaled_gradient(
+        value: FloatTensor<Self>,
+        input: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let _ = (input, gradient);
+        value
+    }
+
+    /// `outputs`, `[rows, 1]` (log-prob) or `[rows, 2]` (and entropy), as functions of the logits `z`, `[rows, columns]`, that
+    /// begin at column `offset` of the vocabulary.
+    #[fusion(default)]
+    fn with_row_gradient(
+        outputs: FloatTensor<Self>,
+        z: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        sums: FloatTensor<Self>,
+        offset: usize,
+        road: Road,
+    ) -> FloatTensor<Self> {
+        let _ = (z, targets, sums, offset, road);
+        outputs
+    }
+
+    /// [`with_row_gradient`](Self::with_row_gradient) for `z` that a head makes of `hidden`, `weight` and `bias`.
+    #[fusion(default)]
+    fn with_head_gradient(
+        outputs: FloatTensor<Self>,
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        sums: FloatTensor<Self>,
+        head: Head,
+    ) -> FloatTensor<Self> {
+        let _ = (hidden, weight, bias, targets, sums, head);
+        outputs
+    }
+
+    /// What a block of logits `z`, `[rows, columns]`, beginning at column `offset` of the vocabulary, receives from
+    /// `upstream`, `[rows, 1]` (of log-probs) or `[rows, 2]` (and of entropies); in `z`'s own format, and buffer if it can.
+    ///
+    /// 0 where the upstream gradient is exactly 0 or nothing is counted, whatever the row holds.
+    #[fusion(default)]
+    fn row_gradient(
+        z: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        sums: FloatTensor<Self>,
+        upstream: FloatTensor<Self>,
+        offset: usize,
+        chain: Chain,
+    ) -> FloatTensor<Self> {
+        portable::row_gradient::<Self>(z, targets, sums, upstream, offset, chain)
+    }
+
+    /// `cap · tanh(z / cap)`.
+    #[fusion(default)]
+    fn soft_cap(z: FloatTensor<Self>, cap: f64) -> FloatTensor<Self> {
+        portable::soft_cap::<Self>(z, cap)
+    }
+
+    /// The matrix product of `lhs` and `rhs` in a part of `destination`, in whose buffer it stays if it can.
+    #[fusion(default)]
+    fn product_into(
+        destination: FloatTensor<Self>,
+        lhs: FloatTensor<Self>,
+        rhs: FloatTensor<Self>,
+        product: Product,
+    ) -> FloatTensor<Self> {
+        portable::product_into::<Self>(destination, lhs, rhs, product)
+    }
+
+    /// The column of `weight`, `[hidden, vocab]`, of each target, as rows: `[rows, hidden]`, in the format computed in.
+    /// 0 where the target is no column.
+    #[fusion(default)]
+    fn target_columns(weight: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+        portable::target_columns::<Self>(weight, targets)
+    }
+
+    /// `x` times one number, `[1]`; 0 where that is 0, whatever `x` holds.
+    #[fusion(default)]
+    fn times(x: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
+        portable::times::<Self>(x, factor)
+    }
+}
+
+/// What backends with kernels of their own do in one pass over a block of logits. No autodiff: both make constants.
+#[backend_extension(Flex: cfg(feature = "flex"))]
+pub trait RowKernels: Backend {
+    /// What a block of logits, beginning at column `offset` of the vocabulary, adds to its rows: the columns of [`RowSums`].
+    /// Those of `statistics` if the size of the vocabulary is given.
+    fn row_sums(
+        z: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        offset: usize,
+        statistics: Option<usize>,
+    ) -> FloatTensor<Self>;
+
+    /// `exp(z − max)`, times what a soft cap makes of a derivative.
+    fn exp_rows(z: FloatTensor<Self>, sums: FloatTensor<Self>, cap: Option<f64>) -> FloatTensor<Self>;
 }
 
 #[cfg(feature = "flex")]
-impl PreferenceOps for burn::backend::Flex {}
+fn has_kernels(device: &Device) -> bool {
+    use burn::backend::DispatchDevice;
+    matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+#[cfg(not(feature = "flex"))]
+fn has_kernels(_: &Device) -> bool {
+    false
+}
 
 #[cfg(feature = "ndarray")]
 impl PreferenceOps for burn::backend::NdArray {}
@@ -81,8 +259,46 @@ pub(crate) fn closed_form<const D: usize, const N: usize>(
     })
 }
 
-/// A constant `value`, in the graph of an `input` that it does not depend on: a backward pass can start from it, and
-/// gives the input a gradient of 0.
+/// `outputs`, `[rows, 1]` (log-prob) or `[rows, 2]` (and entropy), in the graph of the logits that they are functions of,
+/// which begin at column `offset` of the vocabulary. In the format that is computed in.
+pub(crate) fn with_row_gradient(
+    outputs: Tensor<2>,
+    z: Tensor<2>,
+    targets: &Tensor<1, Int>,
+    sums: &RowSums,
+    offset: usize,
+    road: Road,
+) -> Tensor<2> {
+    let outputs = outputs.cast(FloatDType::from(arithmetic_dtype(z.dtype())));
+    if !z.is_tracked() {
+        return outputs;
+    }
+    Tensor::from_dispatch(Dispatch::with_row_gradient(
+        outputs.into_dispatch(),
+        z.into_dispatch(),
+        targets.clone().into_dispatch(),
+        sums.0.clone().into_dispatch(),
+        offset,
+        road,
+    ))
+}
+
+/// `value`, one number, `[1]`, whose derivative in `input` is `gradient`, which is given away: a backward pass that starts
+/// with 1 hands it on as it is.
+pub(crate) fn with_scaled_gradient<const D: usize>(
+    value: Tensor<1>,
+    input: Tensor<D>,
+    gradient: Tensor<D>,
+) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::with_scaled_gradient(
+        value.into_dispatch(),
+        input.into_dispatch(),
+        gradient.into_dispatch(),
+    ))
+}
+
+/// `value`, in the graph of an `input` that it does not depend on as well: a backward pass can start from it, and gives
+/// the input a gradient of 0.
 ///
 /// For results of no elements. Slicing, selecting or reducing to nothing leaves the graph on some backends, and on wgpu
 /// gives whatever was in the memory as a gradient.

@@ -26,7 +26,7 @@ mod model;
 
 use config::Config;
 use input::Input;
-use model::{Answer, Model, numbers};
+use model::{Answer, Model, Road, numbers};
 
 /// What the file expects of each case, beside what [`Input`] reads of it.
 #[derive(Deserialize)]
@@ -66,10 +66,12 @@ struct SequenceLogProbs {
 fn every_configuration_agrees_with_the_golden_values() {
     let Some((input, golden)) = read() else { return };
     on_every_device(|on| {
-        for dtype in on.arithmetic_dtypes() {
+        for (dtype, road) in
+            on.arithmetic_dtypes().flat_map(|dtype| [Road::Logits, Road::Hidden].map(|road| (dtype, road)))
+        {
             let mut agreement = Agreement::new(dtype);
             for (case, expected) in input.cases.iter().zip(&golden.cases) {
-                let model = Model::new(case, &on.device, dtype).expect("tensors that fit each other");
+                let model = Model::new(case, &on.device, dtype, road).expect("tensors that fit each other");
                 agreement.expect_case(&model, expected)?;
                 for (run, expected) in case.runs.iter().zip(&expected.runs) {
                     let answer = Config::parse(&run.config).and_then(|config| model.run(&config));
@@ -79,7 +81,7 @@ fn every_configuration_agrees_with_the_golden_values() {
             }
             prop_assert!(agreement.runs >= 57 * golden.cases.len(), "only {} runs were found", agreement.runs);
             for (what, error) in agreement.worst {
-                println!("{}, {dtype:?}: {what}: largest relative disagreement {error:.1e}", on.name);
+                println!("{}, {dtype:?}, from {road:?}: {what}: largest relative disagreement {error:.1e}", on.name);
             }
         }
         Ok(())

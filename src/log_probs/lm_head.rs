@@ -1,0 +1,373 @@
+//! Log-probabilities from hidden states: the logits are never held.
+
+use burn::nn::{Embedding, Linear};
+use burn_tensor::{Bool, DType, FloatDType, IndexingUpdateOp, Int, Tensor};
+
+use super::{
+    TokenLogProbs, TokenStatistics,
+    statistics::{Constants, log_prob_and_entropy},
+    token::{Targets, nothing_predicted},
+};
+use crate::{
+    Completions, Error, Result,
+    ops::{
+        Chain, Head, Road, RowSums, Tiling, check_float, check_same_device, closed_form, head_dtype, independent_of,
+    },
+};
+
+/// A language model's head: hidden states in, log-probs out, without the logits between them ever being held.
+///
+/// ```text
+/// z = cap · tanh(scale · (hidden · weight + bias) / cap) / temperature
+/// log p(token t+1) = z[t, token t+1] − log Σ_v exp z[t, v]
+/// ```
+///
+/// Only counted tokens are multiplied by the weight, one tile of the vocabulary after the other, within a budget of memory.
+/// What is kept for the backward pass is a few numbers per token.
+///
+/// | what             | shape                                                             | gradient         |
+/// |------------------|-------------------------------------------------------------------|------------------|
+/// | weight           | `[hidden, vocab]`, or `[vocab, hidden]` of a tied embedding       | flows, if tracked |
+/// | bias             | `[vocab]`                                                         | flows, if tracked |
+/// | scale, soft cap, temperature | scalars; 1, none and 1 unless set                     | constant         |
+///
+/// Made for a step and thrown away: it holds the parameters as they are now.
+///
+/// # Example
+/// ```
+/// use burn::nn::LinearConfig;
+/// use burn::tensor::{Device, Tensor};
+/// use burn_dpo::{Completions, LmHead, token_log_probs};
+///
+/// let device = Device::default();
+/// let linear = LinearConfig::new(8, 50).with_bias(false).init(&device);
+/// let hidden = Tensor::<3>::ones([2, 4, 8], &device); // what the model returns before its head
+/// let completions = Completions::from_sequences(&[[1, 2, 3, 4], [1, 2, 5, 6]], &[2, 2], 50, &device)?;
+///
+/// let from_hidden = LmHead::from_linear(&linear).token_log_probs(hidden.clone(), &completions)?;
+/// let from_logits = token_log_probs(linear.forward(hidden), &completions)?;
+/// let difference = (from_hidden.values() - from_logits.values()).abs().max().into_scalar::<f32>();
+/// assert!(difference < 1e-5);
+/// # Ok::<(), burn_dpo::Error>(())
+/// ```
+///
+/// # Numerics
+/// f16 and bf16 are computed in f32, the weight converted a tile at a time; if hidden states or weight are f64, all is. The
+/// products are f32 as well, so this is more accurate than logits that were rounded to 16 bits. Gradients come in each
+/// tensor's own format, summed up before they are rounded to it. How large the tiles are changes nothing but the order in
+/// which numbers are added.
+///
+/// # Speed and memory
+/// In multiplications of `N` counted tokens, `H` hidden numbers and a vocabulary of `V`, each of `2 N H V` operations:
+///
+/// | what is trained            | forward | backward | kept between them      |
+/// |----------------------------|---------|----------|------------------------|
+/// | nothing (a reference)      | 1       | none     | nothing                |
+/// | hidden states (LoRA)       | 2       | none     | `N · H` numbers        |
+/// | the head as well           | 1       | 3        | 8 numbers per token    |
+///
+/// Where the loss is known, [`preference_step`](Self::preference_step) does the last in 3.
+///
+/// # Source
+/// The online softmax of Milakov and Gimelshein 2018 (arXiv:1805.02867), by tiles of the vocabulary as in Wijmans et al. 2024
+/// (arXiv:2411.09009).
+#[derive(Debug, Clone)]
+pub struct LmHead {
+    weight: Tensor<2>,
+    transposed: bool,
+    bias: Option<Tensor<1>>,
+    scale: f64,
+    soft_cap: Option<f64>,
+    temperature: f64,
+    budget: usize,
+    road: Option<Road>,
+}
+
+impl LmHead {
+    /// What logits may take unless [`with_memory_budget`](Self::with_memory_budget) says otherwise: 64 MiB.
+    pub const DEFAULT_BUDGET: usize = 64 << 20;
+
+    /// From a weight `[hidden, vocab]` and a bias `[vocab]`.
+    ///
+    /// They are checked where they are used.
+    pub fn new(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        Self {
+            weight,
+            transposed: false,
+            bias,
+            scale: 1.0,
+            soft_cap: None,
+            temperature: 1.0,
+            budget: Self::DEFAULT_BUDGET,
+            road: None,
+        }
+    }
+
+    /// From a model's last layer, which may be frozen, trained, or adapted.
+    pub fn from_linear(linear: &Linear) -> Self {
+        Self::new(linear.weight.val(), linear.bias.as_ref().map(|bias| bias.val()))
+    }
+
+    /// From an embedding whose weight, `[vocab, hidden]`, is that of the head as well (tied). It is not copied.
+    pub fn from_embedding(embedding: &Embedding) -> Self {
+        Self { transposed: true, ..Self::new(embedding.weight.val(), None) }
+    }
+
+    /// Divides the logits by a temperature: a finite number above 0.
+    pub fn with_temperature(self, temperature: f64) -> Self {
+        Self { temperature, ..self }
+    }
+
+    /// Caps the logits at ±`cap`, a finite number above 0, as Gemma 2 does: `cap · tanh(z / cap)`, before the temperature.
+    pub fn with_softcap(self, cap: f64) -> Self {
+        Self { soft_cap: Some(cap), ..self }
+    }
+
+    /// Multiplies the logits by a finite number other than 0, before they are capped.
+    pub fn with_scale(self, scale: f64) -> Self {
+        Self { scale, ..self }
+    }
+
+    /// How many bytes of logits may be held at a time. Fewer cost nothing but time, and little of it above some MiB.
+    pub fn with_memory_budget(self, bytes: usize) -> Self {
+        Self { budget: bytes, ..self }
+    }
+
+    /// By burn's operations alone, also where there are kernels: to test and to measure against.
+    pub fn with_portable_operations(self) -> Self {
+        Self { road: Some(Road::Portable), ..self }
+    }
+
+    /// The log-probability of every completion token, from hidden states `[sequences, time, hidden]` exactly as the model
+    /// returns them.
+    ///
+    /// The same as [`token_log_probs`](crate::token_log_probs) of the logits, with the same edge cases: what the mask leaves
+    /// out cannot be seen, a counted id outside the vocabulary is NaN. A tile's tensors are shared by its rows, so NaN in the
+    /// *weight* is NaN everywhere.
+    ///
+    /// Which tokens count has to be known here. Completions made from lengths know it; others read their mask once (see
+    /// [`Completions::locate`]).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if hidden states fit neither completions nor weight, or the bias does not fit the weight;
+    /// [`Error::EmptyVocabulary`]; [`Error::Parameter`] for scale, soft cap or temperature outside their domains;
+    /// [`Error::DType`] for a format in which the device cannot compute, or a quantized weight; [`Error::Device`] if they are
+    /// on different ones; [`Error::Checkpointing`] if they are recorded under different strategies; [`Error::Read`] if the
+    /// mask cannot be read.
+    pub fn token_log_probs(&self, hidden: Tensor<3>, completions: &Completions) -> Result<TokenLogProbs> {
+        self.check(&hidden, completions)?;
+        let Some(rows) = self.rows(hidden.clone(), completions)? else {
+            return Ok(self.nothing(&hidden, completions));
+        };
+        let outputs = rows.log_probs();
+        Ok(rows.targets.log_probs(rows.everywhere(outputs)))
+    }
+
+    /// [`token_log_probs`](Self::token_log_probs) beside the entropy and other statistics, as
+    /// [`token_statistics`](crate::token_statistics) has them. The mean logit is that after scale, cap and temperature.
+    ///
+    /// # Errors
+    /// Those of [`token_log_probs`](Self::token_log_probs).
+    pub fn token_statistics(&self, hidden: Tensor<3>, completions: &Completions) -> Result<TokenStatistics> {
+        self.check(&hidden, completions)?;
+        let Some(rows) = self.rows(hidden.clone(), completions)? else {
+            return Ok(TokenStatistics::of_nothing(self.nothing(&hidden, completions)));
+        };
+        let sums = rows.sums(Some(rows.vocab()), false).sums;
+        let constants = Constants::of(&sums, &rows.ids, rows.hidden.dtype());
+        let outputs = rows.with_gradient(log_prob_and_entropy(&sums), sums);
+        let everywhere = Constants {
+            log_sum_sq_probs: rows.everywhere(constants.log_sum_sq_probs),
+            mean_logit: rows.everywhere(constants.mean_logit),
+            is_argmax: rows.flags_everywhere(constants.is_argmax),
+        };
+        Ok(TokenStatistics::of_rows(&rows.targets, rows.everywhere(outputs), &everywhere))
+    }
+
+    pub(crate) fn check(&self, hidden: &Tensor<3>, completions: &Completions) -> Result<()> {
+        let [sequences, time, width] = hidden.dims();
+        let [expected_sequences, expected_time] = completions.dims();
+        let [own_width, vocab] = self.dims();
+        let expected = vec![expected_sequences, expected_time, own_width];
+        if vec![sequences, time, width] != expected {
+            return Err(Error::Shape { what: "hidden", expected, actual: vec![sequences, time, width] });
+        }
+        if vocab == 0 {
+            return Err(Error::EmptyVocabulary { what: "weight" });
+        }
+        check_float("hidden", hidden)?;
+        check_float("weight", &self.weight)?;
+        let (device, strategy) = (hidden.device(), hidden.gradient_checkpointing_strategy());
+        let tracked_alike = |what, is_autodiff: bool, own| {
+            let differ = hidden.is_autodiff() && is_autodiff && own != strategy;
+            if differ { Err(Error::Checkpointing { left: "hidden", right: what }) } else { Ok(()) }
+        };
+        check_same_device("hidden", &device, "completions", &completions.device())?;
+        check_same_device("hidden", &device, "weight", &self.weight.device())?;
+        tracked_alike("weight", self.weight.is_autodiff(), self.weight.gradient_checkpointing_strategy())?;
+        if let Some(bias) = &self.bias {
+            if bias.dims() != [vocab] {
+                return Err(Error::Shape { what: "bias", expected: vec![vocab], actual: bias.dims().to_vec() });
+            }
+            check_float("bias", bias)?;
+            check_same_device("hidden", &device, "bias", &bias.device())?;
+            tracked_alike("bias", bias.is_autodiff(), bias.gradient_checkpointing_strategy())?;
+        }
+        positive("temperature", self.temperature)?;
+        positive("softcap", self.soft_cap.unwrap_or(1.0))?;
+        positive("the absolute value of scale", self.scale.abs())
+    }
+
+    /// `[hidden, vocab]`.
+    fn dims(&self) -> [usize; 2] {
+        let [rows, columns] = self.weight.dims();
+        if self.transposed { [columns, rows] } else { [rows, columns] }
+    }
+
+    fn road(&self) -> Road {
+        self.road.unwrap_or_else(|| Road::fastest(&self.weight.device()))
+    }
+
+    /// Whether a gradient flows into weight or bias.
+    pub(crate) fn is_trained(&self) -> bool {
+        self.weight.is_tracked() || self.bias.as_ref().is_some_and(Tensor::is_tracked)
+    }
+
+    /// The counted positions, as rows. None if there are none.
+    pub(crate) fn rows(&self, hidden: Tensor<3>, completions: &Completions) -> Result<Option<Rows>> {
+        let [sequences, time, width] = hidden.dims();
+        let positions = completions.counted_positions()?;
+        if positions.on_host.is_empty() {
+            return Ok(None);
+        }
+        let dtype = head_dtype(hidden.dtype(), self.weight.dtype());
+        let [_, vocab] = self.dims();
+        let hidden = hidden.reshape([sequences * time, width]).select(0, positions.on_device.clone());
+        let hidden = if hidden.dtype() == dtype { hidden } else { hidden.cast(FloatDType::from(dtype)) };
+        let targets = Targets::of(completions, vocab);
+        let bias = self.bias.clone().unwrap_or_else(|| Tensor::empty([0], (&hidden.device(), dtype)));
+        let road = self.road();
+        let rows = positions.on_host.len();
+        // beside the logits a tile of the weight and of its gradient may have to be held in the format computed in
+        let beside = if self.weight.dtype() == dtype { 0 } else { 2 * width };
+        let head = Head {
+            transposed: self.transposed,
+            biased: self.bias.is_some(),
+            chain: Chain { scale: self.scale / self.temperature, cap: self.soft_cap.map(|cap| cap / self.temperature) },
+            tiling: Tiling::within(self.logit_budget(rows, width, dtype), rows, beside, vocab, dtype, road),
+            road,
+        };
+        Ok(Some(Rows {
+            ids: targets.ids.clone().select(0, positions.on_device.clone()),
+            on_host: positions.on_host.clone(),
+            positions: positions.on_device.clone(),
+            targets,
+            hidden,
+            weight: self.weight.clone(),
+            bias,
+            head,
+        }))
+    }
+
+    /// What of the budget is left once the counted tokens' hidden states and their gradient are held.
+    pub(crate) fn logit_budget(&self, rows: usize, width: usize, dtype: DType) -> usize {
+        self.budget.saturating_sub(2 * rows * width * dtype.size()).max(self.budget / 4)
+    }
+
+    /// The log-probs of no counted token, in the graph.
+    fn nothing(&self, hidden: &Tensor<3>, completions: &Completions) -> TokenLogProbs {
+        let dtype = head_dtype(hidden.dtype(), self.weight.dtype());
+        let mut nothing = nothing_predicted(completions, dtype);
+        nothing.values = independent_of(nothing.values, hidden);
+        nothing.values = independent_of(nothing.values, &self.weight);
+        if let Some(bias) = &self.bias {
+            nothing.values = independent_of(nothing.values, bias);
+        }
+        nothing
+    }
+}
+
+fn positive(name: &'static str, value: f64) -> Result<()> {
+    if value > 0.0 && value.is_finite() {
+        Ok(())
+    } else {
+        Err(Error::Parameter { name, value, expected: "a finite number above 0" })
+    }
+}
+
+/// The counted positions of a batch and the head that they go through.
+pub(crate) struct Rows {
+    /// `[rows, hidden]`, in the format computed in and in the caller's graph.
+    pub(crate) hidden: Tensor<2>,
+    /// In its own format and orientation, in the caller's graph.
+    pub(crate) weight: Tensor<2>,
+    /// `[vocab]`; of no elements if there is none.
+    pub(crate) bias: Tensor<1>,
+    /// What each row predicts, `[rows]`.
+    pub(crate) ids: Tensor<1, Int>,
+    /// Where each row is in `[sequences · time]`.
+    pub(crate) on_host: Vec<i32>,
+    positions: Tensor<1, Int>,
+    targets: Targets,
+    pub(crate) head: Head,
+}
+
+impl Rows {
+    pub(crate) fn vocab(&self) -> usize {
+        self.head.dims(&self.weight)[1]
+    }
+
+    /// One pass over the vocabulary, without a graph.
+    fn sums(&self, statistics: Option<usize>, weighted: bool) -> crate::ops::Forward {
+        let hidden = self.hidden.clone().without_autodiff();
+        let weight = self.weight.clone().without_autodiff();
+        let bias = self.bias.clone().without_autodiff();
+        self.head.forward(&hidden, &weight, &bias, &self.ids, statistics, weighted)
+    }
+
+    /// `[rows, 1]`, in the graph.
+    fn log_probs(&self) -> Tensor<2> {
+        let trained = self.weight.is_tracked() || self.bias.is_tracked();
+        let frozen = self.hidden.is_tracked() && !trained;
+        let forward = self.sums(None, frozen);
+        match forward.weighted {
+            None => self.with_gradient(forward.sums.log_prob(), forward.sums),
+            Some(weighted) => {
+                let log_prob = forward.sums.log_prob().cast(FloatDType::from(self.hidden.dtype()));
+                let slope = self.slope_in_hidden(weighted, &forward.sums, &log_prob);
+                closed_form(log_prob, [(self.hidden.clone(), slope)])
+            }
+        }
+    }
+
+    /// `∂ log p/∂hidden = scale (c_y W_y − Σ_v p_v c_v W_v)`, `c_v` what a soft cap makes of a derivative, `[rows, hidden]`.
+    fn slope_in_hidden(&self, weighted: Tensor<2>, sums: &RowSums, log_prob: &Tensor<2>) -> Tensor<2> {
+        let dtype = FloatDType::from(self.hidden.dtype());
+        let Chain { scale, cap } = self.head.chain;
+        let of_target = self.head.target_columns(&self.weight, &self.ids);
+        let of_target = match cap {
+            None => of_target,
+            Some(cap) => of_target * (-(sums.target() / cap).square() + 1.0).cast(dtype),
+        };
+        let slope = (of_target - weighted / sums.sum().cast(dtype)) * scale;
+        let nowhere = log_prob.clone().is_nan().expand(slope.dims());
+        slope.mask_fill(nowhere, f64::NAN)
+    }
+
+    /// Log-probs, `[rows, 1]`, or those and entropies, `[rows, 2]`, in the graph; made once more in the backward pass.
+    fn with_gradient(&self, outputs: Tensor<2>, sums: RowSums) -> Tensor<2> {
+        self.head.with_gradient(outputs, &self.hidden, &self.weight, &self.bias, &self.ids, sums)
+    }
+
+    /// Numbers of rows, `[rows, n]`, at their positions among all, `[sequences · time, n]`; 0 elsewhere.
+    fn everywhere(&self, rows: Tensor<2>) -> Tensor<2> {
+        let [_, columns] = rows.dims();
+        let [all] = self.targets.ids.dims();
+        let nothing = Tensor::zeros([all, columns], (&rows.device().without_autodiff(), rows.dtype()));
+        nothing.select_assign(0, self.positions.clone(), rows, IndexingUpdateOp::Add)
+    }
+
+    fn flags_everywhere(&self, rows: Tensor<2, Bool>) -> Tensor<2, Bool> {
+        self.everywhere(rows.float()).greater_elem(0.5)
+    }
+}

@@ -1,0 +1,16 @@
+//! Row kernels and matrix products on plain slices: nothing here knows burn.
+
+mod exp;
+mod format;
+mod gradient;
+mod map;
+mod prefetch;
+mod product;
+mod soft_cap;
+mod sum;
+
+pub(super) use format::{Format, Real};
+pub(super) use gradient::{Chain, Upstream, exp_rows, gradient_rows, gradient_rows_into};
+pub(super) use product::{Matrix, MatrixMut, product};
+pub(super) use soft_cap::soft_cap;
+pub(super) use sum::{RowSum, add_rows};

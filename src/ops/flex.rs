@@ -1,0 +1,238 @@
+//! burn's CPU backend: its tensors as slices, for the kernels in `cpu`.
+
+use burn::backend::{
+    Flex,
+    flex::{FlexTensor, Layout},
+};
+use burn_tensor::{Bytes, DType, Element, Shape, bf16, f16};
+use bytemuck::Pod;
+
+use super::{
+    Chain, PreferenceOps, Product, RowKernels,
+    cpu::{
+        self, Format, Matrix, MatrixMut, Real, RowSum, Upstream, add_rows, gradient_rows, gradient_rows_into, product,
+    },
+};
+
+/// Runs a block of code with a type alias for the float format of a tensor.
+macro_rules! with_format {
+    ($dtype:expr, $F:ident => $body:expr) => {
+        match $dtype {
+            DType::F64 => {
+                type $F = f64;
+                $body
+            }
+            DType::F16 => {
+                type $F = f16;
+                $body
+            }
+            DType::BF16 => {
+                type $F = bf16;
+                $body
+            }
+            _ => {
+                type $F = f32;
+                $body
+            }
+        }
+    };
+}
+
+/// [`with_format`] for the two formats that are computed in.
+macro_rules! with_arithmetic {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            _ => {
+                type $T = f32;
+                $body
+            }
+        }
+    };
+}
+
+impl PreferenceOps for Flex {
+    fn row_gradient(
+        z: FlexTensor,
+        targets: FlexTensor,
+        sums: FlexTensor,
+        upstream: FlexTensor,
+        offset: usize,
+        chain: Chain,
+    ) -> FlexTensor {
+        let upstream = upstreams(&upstream);
+        let chain = cpu::Chain { scale: chain.scale, cap: chain.cap };
+        let width = columns(&z);
+        let (targets, sums) = (targets.to_contiguous(), sums.to_contiguous());
+        let (targets, sums) = (slice::<i32>(&targets), row_sums(&sums));
+        with_format!(z.dtype(), F => in_place_or_beside::<F>(
+            z,
+            |z| gradient_rows(z, width, targets, offset, sums, &upstream, chain),
+            |z, gradient| gradient_rows_into(z, gradient, width, targets, offset, sums, &upstream, chain),
+        ))
+    }
+
+    fn soft_cap(z: FlexTensor, cap: f64) -> FlexTensor {
+        with_arithmetic!(z.dtype(), T => in_place::<T>(z, |z| cpu::soft_cap(z, cap)))
+    }
+
+    fn product_into(destination: FlexTensor, lhs: FlexTensor, rhs: FlexTensor, how: Product) -> FlexTensor {
+        with_arithmetic!(destination.dtype(), T => {
+            let scale = how.scale as T;
+            let [_, width]: [usize; 2] = destination.layout().shape().dims();
+            let rows = destination.layout().shape().dims::<2>()[0];
+            in_place::<T>(destination, |numbers| {
+                let part = MatrixMut::new(numbers, rows, width, width, 1).rows(how.rows).columns(how.columns);
+                product(part, how.accumulate, scale, matrix::<T>(&lhs), matrix::<T>(&rhs));
+            })
+        })
+    }
+
+    fn target_columns(weight: FlexTensor, targets: FlexTensor) -> FlexTensor {
+        let targets = targets.to_contiguous();
+        let targets = slice::<i32>(&targets);
+        with_format!(weight.dtype(), F => target_columns::<F>(&weight, targets))
+    }
+
+    fn times(x: FlexTensor, factor: FlexTensor) -> FlexTensor {
+        let factor = number(&factor, 0);
+        if factor == 1.0 {
+            return x;
+        }
+        with_format!(x.dtype(), F => in_place::<F>(x, |x| times(x, factor)))
+    }
+}
+
+impl RowKernels for Flex {
+    fn row_sums(z: FlexTensor, targets: FlexTensor, offset: usize, statistics: Option<usize>) -> FlexTensor {
+        let (z, targets) = (z.to_contiguous(), targets.to_contiguous());
+        let targets = slice::<i32>(&targets);
+        let mut sums = vec![RowSum::EMPTY; targets.len()];
+        with_format!(z.dtype(), F => {
+            add_rows(slice::<F>(&z), columns(&z), targets, offset, statistics.is_some(), &mut sums)
+        });
+        if let Some(vocab) = statistics {
+            sums.iter_mut().for_each(|sum| sum.total /= vocab as f64); // of what is elsewhere a mean
+        }
+        let numbers: Vec<f64> = bytemuck::cast_slice(&sums).to_vec();
+        new(numbers, [targets.len(), size_of::<RowSum>() / size_of::<f64>()])
+    }
+
+    fn exp_rows(z: FlexTensor, sums: FlexTensor, cap: Option<f64>) -> FlexTensor {
+        let sums = sums.to_contiguous();
+        let sums = row_sums(&sums);
+        let (width, counted) = (columns(&z), vec![0; sums.len()]);
+        with_arithmetic!(z.dtype(), T => in_place::<T>(z, |z| cpu::exp_rows(z, width, &counted, sums, cap)))
+    }
+}
+
+fn columns(z: &FlexTensor) -> usize {
+    z.layout().shape().dims::<2>()[1]
+}
+
+/// The numbers of a contiguous tensor.
+fn slice<E: Element + Pod>(tensor: &FlexTensor) -> &[E] {
+    tensor.as_slice().expect("a contiguous tensor of this format")
+}
+
+fn new<E: Element + Pod + Send + Sync>(numbers: Vec<E>, shape: [usize; 2]) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(numbers), Layout::contiguous(Shape::new(shape)), E::dtype())
+}
+
+fn row_sums(sums: &FlexTensor) -> &[RowSum] {
+    bytemuck::cast_slice(slice::<f64>(sums))
+}
+
+/// A number of a tensor of a format that is computed in, by its place in memory.
+fn number(tensor: &FlexTensor, place: usize) -> f64 {
+    match tensor.dtype() {
+        DType::F64 => tensor.storage::<f64>()[place],
+        _ => f64::from(tensor.storage::<f32>()[place]),
+    }
+}
+
+/// `[rows, 1]` or `[rows, 2]`, often one number seen from every row.
+fn upstreams(upstream: &FlexTensor) -> Vec<Upstream> {
+    let layout = upstream.layout();
+    let [rows, outputs]: [usize; 2] = layout.shape().dims();
+    let (start, strides) = (layout.start_offset() as isize, layout.strides());
+    let at = |row: usize, output: usize| {
+        number(upstream, (start + row as isize * strides[0] + output as isize * strides[1]) as usize)
+    };
+    (0..rows)
+        .map(|row| Upstream { log_prob: at(row, 0), entropy: if outputs > 1 { at(row, 1) } else { 0.0 } })
+        .collect()
+}
+
+/// A view of a matrix, whatever its strides.
+fn matrix<T: Element + Pod + Real>(tensor: &FlexTensor) -> Matrix<'_, T> {
+    let layout = tensor.layout();
+    let [rows, columns]: [usize; 2] = layout.shape().dims();
+    let strides = layout.strides();
+    let [row_stride, column_stride] = [0, 1]
+        .map(|axis: usize| usize::try_from(strides[axis]).expect("matrices that a head multiplies are not flipped"));
+    let numbers = &tensor.storage::<T>()[layout.start_offset().min(tensor.storage::<T>().len())..];
+    Matrix::new(numbers, rows, columns, row_stride, column_stride)
+}
+
+/// Overwrites a tensor: in its own buffer if nobody else holds it, else in a copy.
+fn in_place<E: Element + Pod>(tensor: FlexTensor, overwrite: impl FnOnce(&mut [E])) -> FlexTensor {
+    let mut tensor = if is_whole(&tensor) { tensor } else { tensor.to_contiguous() };
+    let length = tensor.layout().num_elements();
+    overwrite(&mut tensor.storage_mut::<E>()[..length]);
+    tensor
+}
+
+/// Overwrites a tensor in its own buffer if nobody else holds it; else writes into zeros beside it.
+fn in_place_or_beside<E: Element + Pod + Format>(
+    tensor: FlexTensor,
+    overwrite: impl FnOnce(&mut [E]),
+    write: impl FnOnce(&[E], &mut [E]),
+) -> FlexTensor {
+    if is_whole(&tensor) && tensor.is_unique() {
+        return in_place(tensor, overwrite);
+    }
+    let tensor = tensor.to_contiguous();
+    let mut beside = FlexTensor::zeros(tensor.layout().shape().clone(), tensor.dtype());
+    write(slice(&tensor), beside.storage_mut::<E>());
+    beside
+}
+
+/// Whether the tensor's numbers are the first ones of its buffer, in order.
+fn is_whole(tensor: &FlexTensor) -> bool {
+    tensor.is_contiguous() && tensor.layout().start_offset() == 0
+}
+
+fn target_columns<F: Element + Pod + Format>(weight: &FlexTensor, targets: &[i32]) -> FlexTensor
+where
+    F::Real: Element + Pod,
+{
+    let layout = weight.layout();
+    let [width, vocab]: [usize; 2] = layout.shape().dims();
+    let (start, strides) = (layout.start_offset() as isize, layout.strides());
+    let numbers = weight.storage::<F>();
+    let mut columns = Vec::with_capacity(targets.len() * width);
+    for &target in targets {
+        match usize::try_from(target).ok().filter(|&target| target < vocab) {
+            None => columns.resize(columns.len() + width, F::Real::default()),
+            Some(target) => columns.extend((0..width).map(|row| {
+                numbers[(start + row as isize * strides[0] + target as isize * strides[1]) as usize].widen()
+            })),
+        }
+    }
+    new(columns, [targets.len(), width])
+}
+
+/// `x` times `factor`, 0 where that is 0.
+fn times<F: Format>(x: &mut [F], factor: f64) {
+    use rayon::prelude::*;
+    const PART: usize = 1 << 15;
+    if factor == 0.0 {
+        return x.fill(F::default());
+    }
+    let factor = F::Real::of(factor);
+    x.par_chunks_mut(PART).for_each(|part| part.iter_mut().for_each(|x| *x = F::narrow(x.widen() * factor)));
+}

@@ -1,0 +1,322 @@
+//! One answer by every road: from logits and from hidden states, by kernels and by burn's operations, whole and in tiles or
+//! parts of the vocabulary.
+
+use burn::{
+    module::Param,
+    nn::Embedding,
+    tensor::{DType, Device, FloatDType, Tensor, s},
+};
+use burn_dpo::{Completions, LmHead, TokenLogProbs, VocabularyPart, portable, token_log_probs, token_statistics};
+use proptest::prelude::*;
+
+use crate::{
+    batch::{Batch, Scored},
+    devices::{Tested, for_all, for_several, on_every_device},
+    generators::{batches, batches_that_predict, junk, wild_batches},
+    host::{bits, expect_close, floats, gradient_of_sum, numbers},
+    tolerance::{self, Rounding},
+};
+
+/// A way from logits to log-probs.
+struct Road {
+    name: &'static str,
+    take: fn(Tensor<3>, &Completions) -> burn_dpo::Result<TokenLogProbs>,
+    /// Whether it multiplies: a head that hands logits on, as an identity, makes NaN of `0 · ∞`.
+    multiplies: bool,
+}
+
+const ROADS: [Road; 9] = [
+    Road { name: "logits", take: token_log_probs, multiplies: false },
+    Road { name: "logits, portable", take: portable::token_log_probs, multiplies: false },
+    Road {
+        name: "logits, with statistics",
+        take: |logits, completions| Ok(token_statistics(logits, completions)?.log_probs()),
+        multiplies: false,
+    },
+    Road {
+        name: "logits, with statistics, portable",
+        take: |logits, completions| Ok(portable::token_statistics(logits, completions)?.log_probs()),
+        multiplies: false,
+    },
+    Road {
+        name: "hidden",
+        take: |hidden, completions| identity(&hidden).token_log_probs(hidden, completions),
+        multiplies: true,
+    },
+    Road {
+        name: "hidden, a logit at a time",
+        take: |hidden, completions| identity(&hidden).with_memory_budget(1).token_log_probs(hidden, completions),
+        multiplies: true,
+    },
+    Road {
+        name: "hidden, portable, a few logits at a time",
+        take: |hidden, completions| {
+            let head = identity(&hidden).with_portable_operations().with_memory_budget(48);
+            head.token_log_probs(hidden, completions)
+        },
+        multiplies: true,
+    },
+    Road {
+        name: "hidden, tied and trained",
+        take: |hidden, completions| {
+            let weight = eye(&hidden);
+            let weight = if hidden.is_autodiff() { weight.autodiff().require_grad() } else { weight };
+            let embedding = Embedding { weight: Param::from_tensor(weight) };
+            LmHead::from_embedding(&embedding).with_memory_budget(64).token_log_probs(hidden, completions)
+        },
+        multiplies: true,
+    },
+    Road {
+        name: "hidden, with statistics",
+        take: |hidden, completions| Ok(identity(&hidden).token_statistics(hidden, completions)?.log_probs()),
+        multiplies: true,
+    },
+];
+
+/// The head whose logits are the hidden states.
+fn identity(hidden: &Tensor<3>) -> LmHead {
+    LmHead::new(eye(hidden), None)
+}
+
+fn eye(hidden: &Tensor<3>) -> Tensor<2> {
+    let [_, _, vocab] = hidden.dims();
+    let ones = (0..vocab * vocab).map(|i| f64::from(u8::from(i / vocab == i % vocab))).collect::<Vec<_>>();
+    floats(&ones, [vocab, vocab], &hidden.device().without_autodiff(), hidden.dtype())
+}
+
+impl Road {
+    fn score(&self, batch: &Batch, device: &Device, dtype: DType) -> Scored {
+        let logits = batch.logits(&device.clone().autodiff(), dtype).require_grad();
+        let log_probs = (self.take)(logits.clone(), &batch.completions(device)).expect("shapes fit");
+        let upstream: Vec<f64> = batch.upstream.iter().copied().map(f64::from).collect();
+        let values = log_probs.values();
+        let upstream = floats(&upstream, values.dims(), device, values.dtype());
+        Scored {
+            log_probs: numbers(&values),
+            sums: numbers(&log_probs.sequences().sum),
+            token_counts: Vec::new(),
+            gradient: gradient_of_sum(values * upstream, &logits),
+        }
+    }
+}
+
+/// Every road, values and gradients, on logits as models give them and harder ones.
+#[test]
+fn log_probs_and_gradients_are_those_of_the_reference_by_every_road() {
+    for_all(batches(), |on, batch| every_road_is_right(on, batch, &ROADS));
+}
+
+/// Those that do not multiply, on NaN, ±∞ and the ends of f32 as well.
+#[test]
+fn nan_and_infinities_are_what_the_reference_says_by_every_road_from_logits() {
+    for_all(wild_batches(), |on, batch| every_road_is_right(on, batch, &ROADS[..4]));
+}
+
+fn every_road_is_right(on: &Tested, batch: &Batch, roads: &[Road]) -> Result<(), TestCaseError> {
+    let expected = batch.expected();
+    for dtype in on.arithmetic_dtypes() {
+        let rounding = Rounding::of(on, dtype);
+        for road in roads {
+            let actual = road.score(batch, &on.device, dtype);
+            expect_close(road.name, dtype, &actual.log_probs, &expected.log_probs, |i| {
+                tolerance::token_log_prob(rounding, expected.log_probs[i], batch.vocab)
+            })?;
+            let bound = tolerance::token_gradient(rounding, 2.0, batch.vocab);
+            expect_close(road.name, dtype, &actual.gradient, &expected.gradient, |_| bound)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_the_mask_leaves_out_cannot_be_seen_by_any_road() {
+    for_several((batches_that_predict(), junk()), |on, (batch, junk)| {
+        let other = batch.overwritten_where_unseen(junk);
+        for road in &ROADS {
+            let (one, two) = (road.score(batch, &on.device, DType::F32), road.score(&other, &on.device, DType::F32));
+            prop_assert_eq!(bits(&one.log_probs), bits(&two.log_probs), "{}", road.name);
+            prop_assert_eq!(bits(&one.sums), bits(&two.sums), "{}", road.name);
+            prop_assert_eq!(bits(&one.gradient), bits(&two.gradient), "{}", road.name);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn an_id_outside_the_vocabulary_is_nan_there_and_nowhere_else_by_every_road() {
+    let batch = || Batch {
+        sequences: 2,
+        time: 3,
+        vocab: 4,
+        logits: (0..24).map(|i| (i % 7) as f32 - 3.0).collect(),
+        tokens: vec![0, 1, 2, 3, 2, 1],
+        mask: vec![false, true, true, false, true, true],
+        upstream: vec![1.0; 4],
+    };
+    on_every_device(|on| {
+        for (road, id) in ROADS.iter().flat_map(|road| [-1, 4, i64::from(i32::MAX)].map(|id| (road, id))) {
+            let mut other = batch();
+            other.tokens[4] = id; // the first prediction of the second sequence
+            let (right, wrong) =
+                (road.score(&batch(), &on.device, DType::F32), road.score(&other, &on.device, DType::F32));
+            for (prediction, (right, wrong)) in right.log_probs.iter().zip(&wrong.log_probs).enumerate() {
+                prop_assert_eq!(wrong.is_nan(), prediction == 2, "{}, id {}, prediction {}", road.name, id, prediction);
+                prop_assert!(prediction == 2 || right == wrong, "{}", road.name);
+            }
+            for (logit, (right, wrong)) in right.gradient.iter().zip(&wrong.gradient).enumerate() {
+                let hit = (12..16).contains(&logit);
+                prop_assert_eq!(wrong.is_nan(), hit, "{}, id {}, logit {}", road.name, id, logit);
+                prop_assert!(hit || right == wrong, "{}", road.name);
+            }
+        }
+        Ok(())
+    });
+}
+
+/// 16 bits in, f32 computed: the same as of the same numbers in f32, by any road; gradients in the input's own format.
+#[test]
+fn half_precision_is_computed_in_f32_by_every_road() {
+    for_several(batches_that_predict(), |on, batch| {
+        for dtype in on.float_dtypes().filter(|dtype| matches!(dtype, DType::F16 | DType::BF16)) {
+            let held = batch.logits(&on.device, dtype);
+            let wide: Vec<f32> = numbers(&held).into_iter().map(|z| z as f32).collect();
+            if wide.iter().any(|z| !z.is_finite()) {
+                continue; // 1e30 is no number of f16
+            }
+            let same = Batch { logits: wide, ..batch.clone() };
+            for road in &ROADS {
+                let (half, single) = (road.score(batch, &on.device, dtype), road.score(&same, &on.device, DType::F32));
+                if !road.multiplies {
+                    prop_assert_eq!(bits(&half.log_probs), bits(&single.log_probs), "{} {:?}", road.name, dtype);
+                }
+                // a head of 16 bits may be multiplied in other tiles
+                let rounding = Rounding::of(on, DType::F32);
+                expect_close(road.name, DType::F32, &half.log_probs, &single.log_probs, |i| {
+                    2.0 * tolerance::token_log_prob(rounding, single.log_probs[i], batch.vocab)
+                })?;
+                let rounded = floats(&single.gradient, [single.gradient.len()], &on.device, dtype);
+                let unit = if dtype == DType::F16 { 2f64.powi(-11) } else { 2f64.powi(-8) };
+                expect_close(road.name, DType::F32, &half.gradient, &numbers(&rounded), |i| {
+                    2.0 * unit * single.gradient[i].abs() + 1e-7
+                })?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn results_repeat_bit_by_bit_by_every_road() {
+    for_several(batches_that_predict(), |on, batch| {
+        for road in &ROADS {
+            let (one, two) = (road.score(batch, &on.device, DType::F32), road.score(batch, &on.device, DType::F32));
+            prop_assert_eq!(bits(&one.log_probs), bits(&two.log_probs), "{}", road.name);
+            prop_assert_eq!(bits(&one.gradient), bits(&two.gradient), "{}", road.name);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn only_roads_from_hidden_states_multiply() {
+    for road in &ROADS {
+        assert_eq!(road.multiplies, road.name.starts_with("hidden"), "{}", road.name);
+    }
+}
+
+/// A vocabulary in up to eight parts of unequal width, merged in any order, has the log-probs of the whole, and every part its
+/// own piece of the gradient.
+#[test]
+fn a_vocabulary_in_parts_gives_the_log_probs_and_the_gradient_of_the_whole() {
+    for_all((wild_batches(), 1..=8usize, any::<u64>()), |on, (batch, shards, seed)| {
+        if batch.sequences * (batch.time - 1) == 0 {
+            return Ok(());
+        }
+        let completions = batch.completions(&on.device);
+        let ranges = cut(batch.vocab, *shards, *seed);
+        let expected = batch.expected();
+        for dtype in on.arithmetic_dtypes() {
+            let rounding = Rounding::of(on, dtype);
+            let logits = batch.logits(&on.device, dtype);
+            let piece = |range: &std::ops::Range<usize>| logits.clone().slice(s![.., .., range.clone()]);
+            let parts = ranges.iter().map(|range| {
+                VocabularyPart::of(&piece(range), &completions, range.start, batch.vocab).expect("it fits")
+            });
+            let mut parts: Vec<_> = parts.collect();
+            let length = parts.len();
+            parts.rotate_left(*seed as usize % length);
+            let merged = parts.into_iter().reduce(|one, two| one.merge(two).expect("one device")).expect("a part");
+            let mut gradient = vec![0.0; batch.logits.len()];
+            for range in &ranges {
+                let leaf = piece(range).autodiff().require_grad();
+                let scored =
+                    merged.token_log_probs(leaf.clone(), &completions, range.start, batch.vocab).expect("it fits");
+                expect_close("log-prob", dtype, &numbers(&scored.values()), &expected.log_probs, |i| {
+                    // merging scales sums once more for each part, by an exponential of its own
+                    tolerance::token_log_prob(rounding, expected.log_probs[i], batch.vocab + 4 * shards)
+                })?;
+                let upstream: Vec<f64> = batch.upstream.iter().copied().map(f64::from).collect();
+                let upstream = floats(&upstream, scored.values().dims(), &on.device, dtype);
+                let own = gradient_of_sum(scored.values() * upstream, &leaf);
+                for (index, own) in own.into_iter().enumerate() {
+                    let (position, column) = (index / range.len(), index % range.len());
+                    gradient[position * batch.vocab + range.start + column] = own;
+                }
+            }
+            let bound = tolerance::token_gradient(rounding, 2.0, batch.vocab + 4 * shards);
+            expect_close("gradient", dtype, &gradient, &expected.gradient, |_| bound)?;
+        }
+        Ok(())
+    });
+}
+
+/// `0..length` in up to that many parts, none of them empty.
+fn cut(length: usize, parts: usize, seed: u64) -> Vec<std::ops::Range<usize>> {
+    let mut cuts: Vec<usize> =
+        (0..parts as u64 - 1).map(|i| (seed.rotate_left(7 * i as u32) % length as u64) as usize).collect();
+    cuts.extend([0, length]);
+    cuts.sort_unstable();
+    cuts.dedup();
+    cuts.windows(2).map(|ends| ends[0]..ends[1]).collect()
+}
+
+#[test]
+fn merging_parts_of_a_vocabulary_is_associative_and_sent_numbers_are_the_same_numbers() {
+    for_several(batches_that_predict(), |on, batch| {
+        let completions = batch.completions(&on.device);
+        let logits = batch.logits(&on.device, DType::F32);
+        let vocab = batch.vocab;
+        let ranges = cut(vocab, 3, 0x9e37_79b9_7f4a_7c15);
+        let part = |index: usize| {
+            let range = ranges[index % ranges.len()].clone();
+            let part =
+                VocabularyPart::of(&logits.clone().slice(s![.., .., range.clone()]), &completions, range.start, vocab);
+            VocabularyPart::from_tensor(part.unwrap().to_tensor()).unwrap()
+        };
+        let left = part(0).merge(part(1)).unwrap().merge(part(2)).unwrap();
+        let right = part(0).merge(part(1).merge(part(2)).unwrap()).unwrap();
+        let [left, right] = [left, right]
+            .map(|merged| numbers(&merged.token_log_probs(logits.clone(), &completions, 0, vocab).unwrap().values()));
+        let rounding = Rounding::of(on, DType::F32);
+        expect_close("log-prob", DType::F32, &left, &right, |i| {
+            2.0 * tolerance::token_log_prob(rounding, right[i], vocab)
+        })
+    });
+}
+
+#[test]
+fn parts_that_do_not_go_together_are_refused() {
+    on_every_device(|on| {
+        let device = &on.device;
+        let completions = |time: usize| Completions::from_sequences(&[vec![0; time]], &[1], 4, device).unwrap();
+        let logits = |time: usize, vocab: usize| Tensor::<3>::zeros([1, time, vocab], device).cast(FloatDType::F32);
+        let error = VocabularyPart::of(&logits(3, 3), &completions(3), 2, 4).unwrap_err();
+        prop_assert_eq!(error.to_string(), "a part of the vocabulary has shape [1, 3, 3], expected [1, 3, 2]");
+        let part = |time| VocabularyPart::of(&logits(time, 2), &completions(time), 0, 4).unwrap();
+        prop_assert!(part(3).merge(part(2)).is_err());
+        prop_assert!(part(3).token_log_probs(logits(2, 2), &completions(2), 0, 4).is_err());
+        let error = VocabularyPart::from_tensor(Tensor::zeros([3, 7], device)).unwrap_err();
+        prop_assert_eq!(error.to_string(), "a part of the vocabulary has shape [3, 7], expected [3, 8]");
+        Ok(())
+    });
+}
