@@ -12,11 +12,13 @@
 #![allow(deprecated)]
 
 mod autodiff;
-#[cfg(feature = "flex")]
+#[cfg(any(feature = "flex", feature = "ndarray"))]
 mod cpu;
 #[cfg(feature = "flex")]
 mod flex;
 mod head;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 mod portable;
 mod precision;
 mod reduce;
@@ -25,7 +27,7 @@ mod sums;
 use std::ops::Range;
 
 use burn::backend::{
-    Backend, Dispatch, backend_extension,
+    Backend, Dispatch, DispatchDevice, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
 use burn_tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
@@ -202,7 +204,7 @@ pub trait PreferenceOps: Backend {
 }
 
 /// What backends with kernels of their own do in one pass over a block of logits. No autodiff: both make constants.
-#[backend_extension(Flex: cfg(feature = "flex"))]
+#[backend_extension(Flex: cfg(feature = "flex"), NdArray: cfg(feature = "ndarray"))]
 pub trait RowKernels: Backend {
     /// What a block of logits, beginning at column `offset` of the vocabulary, adds to its rows: the columns of [`RowSums`].
     /// Those of `statistics` if the size of the vocabulary is given.
@@ -217,19 +219,17 @@ pub trait RowKernels: Backend {
     fn exp_rows(z: FloatTensor<Self>, sums: FloatTensor<Self>, cap: Option<f64>) -> FloatTensor<Self>;
 }
 
-#[cfg(feature = "flex")]
+/// Whether the device's backend is one of those.
 fn has_kernels(device: &Device) -> bool {
-    use burn::backend::DispatchDevice;
-    matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
+    match device.clone().without_autodiff().as_dispatch() {
+        #[cfg(feature = "flex")]
+        DispatchDevice::Flex(_) => true,
+        #[cfg(feature = "ndarray")]
+        DispatchDevice::NdArray(_) => true,
+        #[allow(unreachable_patterns)] // if there is no other backend
+        _ => false,
+    }
 }
-
-#[cfg(not(feature = "flex"))]
-fn has_kernels(_: &Device) -> bool {
-    false
-}
-
-#[cfg(feature = "ndarray")]
-impl PreferenceOps for burn::backend::NdArray {}
 
 #[cfg(feature = "tch")]
 impl PreferenceOps for burn::backend::LibTorch {}

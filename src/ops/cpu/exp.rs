@@ -16,6 +16,7 @@
 //! **Below −125.5 ln 2 (−86.99) in f32, −1021.5 ln 2 (−708.05) in f64, `eˣ` is exactly 0**, as the exponent field of `2ⁿ⁻¹` is 0
 //! there. On purpose: no result is ever subnormal, which would be a hundred times slower, and −∞ is no special case.
 //!
+//! Tested bounds, in units in the last place: f32 `eˣ` 1, `eˣ − 1` 2, `eˣ` without fused multiplication 1.5; f64 2 and 2.
 //! `e⁰` is exactly 1 and NaN stays NaN. Results hold for `x > 0` as well, while `eˣ` is finite.
 
 use pulp::Simd;
@@ -124,6 +125,9 @@ mod tests {
     /// f32 in [−88, −0].
     const BITS: std::ops::RangeInclusive<u32> = 0x8000_0000..=0xc2b0_0000;
 
+    /// How far apart the numbers are that are tested; 1 for all 10⁹ of them.
+    const STRIDE: &str = "BURN_DPO_EXP_STRIDE";
+
     #[derive(Clone, Copy)]
     struct Exp;
 
@@ -180,7 +184,7 @@ mod tests {
 
     #[test]
     fn f32_is_within_a_unit_in_the_last_place() {
-        let every: usize = std::env::var("BURN_DPO_EXP_STRIDE").map_or(997, |stride| stride.parse().unwrap());
+        let every: usize = std::env::var(STRIDE).map_or(997, |stride| stride.parse().unwrap());
         let [exp, exp_m1, scalar] = largest_errors_f32(every);
         println!(
             "exp {exp:.3}, exp_m1 {exp_m1:.3}, exp without fused multiplication {scalar:.3} units in the last place"

@@ -29,7 +29,7 @@ use super::{
 };
 
 /// Numbers that are summed before the sum is carried in f64.
-pub(super) const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 1024;
 
 /// Fewest columns that are worth a task of their own.
 const SHORTEST_SEGMENT: usize = 8 * BLOCK;
