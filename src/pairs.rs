@@ -1,8 +1,6 @@
 //! Log-probabilities of preference pairs, under one model and under two.
 
-use std::ops::Range;
-
-use burn_tensor::{DType, Device, FloatDType, Tensor, TensorData, s};
+use burn_tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
 use crate::{
     Error, Result, SequenceLogProbs,
@@ -214,24 +212,6 @@ pub(crate) fn alone(policy: &PairLogProbs) -> Sides {
 }
 
 impl PairLogProbs {
-    /// Some of the pairs.
-    pub(crate) fn range(&self, pairs: Range<usize>) -> Self {
-        let of = |side: &SequenceLogProbs| SequenceLogProbs {
-            sum: side.sum.clone().slice(s![pairs.clone()]),
-            token_count: side.token_count.clone().slice(s![pairs.clone()]),
-        };
-        Self { chosen: of(&self.chosen), rejected: of(&self.rejected) }
-    }
-
-    /// One after the other.
-    pub(crate) fn cat(parts: &[Self]) -> Self {
-        let of = |side: fn(&Self) -> &SequenceLogProbs| SequenceLogProbs {
-            sum: Tensor::cat(parts.iter().map(|part| side(part).sum.clone()).collect(), 0),
-            token_count: Tensor::cat(parts.iter().map(|part| side(part).token_count.clone()).collect(), 0),
-        };
-        Self { chosen: of(Self::chosen), rejected: of(Self::rejected) }
-    }
-
     /// The same numbers, out of any graph and on a device without autodiff.
     pub(crate) fn without_autodiff(mut self) -> Self {
         for side in [&mut self.chosen, &mut self.rejected] {

@@ -11,7 +11,8 @@ use super::{
 use crate::{
     Completions, Error, Result,
     ops::{
-        Chain, Head, Road, RowSums, Tiling, check_float, check_same_device, closed_form, head_dtype, independent_of,
+        Chain, Forward, Head, Kept, Road, RowSums, Tiling, check_float, check_same_device, closed_form, head_dtype,
+        independent_of,
     },
 };
 
@@ -159,8 +160,7 @@ impl LmHead {
         let Some(rows) = self.rows(hidden.clone(), completions)? else {
             return Ok(self.nothing(&hidden, completions));
         };
-        let outputs = rows.log_probs();
-        Ok(rows.targets.log_probs(rows.everywhere(outputs)))
+        Ok(rows.token_log_probs(rows.log_probs()))
     }
 
     /// [`token_log_probs`](Self::token_log_probs) beside the entropy and other statistics, as
@@ -173,7 +173,7 @@ impl LmHead {
         let Some(rows) = self.rows(hidden.clone(), completions)? else {
             return Ok(TokenStatistics::of_nothing(self.nothing(&hidden, completions)));
         };
-        let sums = rows.sums(Some(rows.vocab()), false).sums;
+        let sums = rows.sums(Some(rows.vocab()), false, None).sums;
         let constants = Constants::of(&sums, &rows.ids, rows.hidden.dtype());
         let outputs = rows.with_gradient(log_prob_and_entropy(&sums), sums);
         let everywhere = Constants {
@@ -228,9 +228,9 @@ impl LmHead {
         self.road.unwrap_or_else(|| Road::fastest(&self.weight.device()))
     }
 
-    /// Whether a gradient flows into weight or bias.
-    pub(crate) fn is_trained(&self) -> bool {
-        self.weight.is_tracked() || self.bias.as_ref().is_some_and(Tensor::is_tracked)
+    /// Whether the weight will have a gradient, and one of the format in which logits are computed.
+    pub(crate) fn can_keep_logits(&self, hidden: &Tensor<3>) -> bool {
+        self.weight.is_tracked() && self.weight.dtype() == head_dtype(hidden.dtype(), self.weight.dtype())
     }
 
     /// The counted positions, as rows. None if there are none.
@@ -259,7 +259,6 @@ impl LmHead {
         };
         Ok(Some(Rows {
             ids: targets.ids.clone().select(0, positions.on_device.clone()),
-            on_host: positions.on_host.clone(),
             positions: positions.on_device.clone(),
             targets,
             hidden,
@@ -270,7 +269,7 @@ impl LmHead {
     }
 
     /// What of the budget is left once the counted tokens' hidden states and their gradient are held.
-    pub(crate) fn logit_budget(&self, rows: usize, width: usize, dtype: DType) -> usize {
+    fn logit_budget(&self, rows: usize, width: usize, dtype: DType) -> usize {
         self.budget.saturating_sub(2 * rows * width * dtype.size()).max(self.budget / 4)
     }
 
@@ -306,30 +305,29 @@ pub(crate) struct Rows {
     /// What each row predicts, `[rows]`.
     pub(crate) ids: Tensor<1, Int>,
     /// Where each row is in `[sequences · time]`.
-    pub(crate) on_host: Vec<i32>,
     positions: Tensor<1, Int>,
     targets: Targets,
     pub(crate) head: Head,
 }
 
 impl Rows {
-    pub(crate) fn vocab(&self) -> usize {
+    fn vocab(&self) -> usize {
         self.head.dims(&self.weight)[1]
     }
 
     /// One pass over the vocabulary, without a graph.
-    fn sums(&self, statistics: Option<usize>, weighted: bool) -> crate::ops::Forward {
+    pub(crate) fn sums(&self, statistics: Option<usize>, weighted: bool, kept: Option<&mut Kept>) -> Forward {
         let hidden = self.hidden.clone().without_autodiff();
         let weight = self.weight.clone().without_autodiff();
         let bias = self.bias.clone().without_autodiff();
-        self.head.forward(&hidden, &weight, &bias, &self.ids, statistics, weighted)
+        self.head.forward(&hidden, &weight, &bias, &self.ids, statistics, weighted, kept)
     }
 
     /// `[rows, 1]`, in the graph.
     fn log_probs(&self) -> Tensor<2> {
         let trained = self.weight.is_tracked() || self.bias.is_tracked();
         let frozen = self.hidden.is_tracked() && !trained;
-        let forward = self.sums(None, frozen);
+        let forward = self.sums(None, frozen, None);
         match forward.weighted {
             None => self.with_gradient(forward.sums.log_prob(), forward.sums),
             Some(weighted) => {
@@ -357,6 +355,11 @@ impl Rows {
     /// Log-probs, `[rows, 1]`, or those and entropies, `[rows, 2]`, in the graph; made once more in the backward pass.
     fn with_gradient(&self, outputs: Tensor<2>, sums: RowSums) -> Tensor<2> {
         self.head.with_gradient(outputs, &self.hidden, &self.weight, &self.bias, &self.ids, sums)
+    }
+
+    /// Log-probs of rows, `[rows, 1]`, as those of the batch's tokens.
+    pub(crate) fn token_log_probs(&self, rows: Tensor<2>) -> TokenLogProbs {
+        self.targets.log_probs(self.everywhere(rows))
     }
 
     /// Numbers of rows, `[rows, n]`, at their positions among all, `[sequences · time, n]`; 0 elsewhere.

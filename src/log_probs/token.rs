@@ -193,11 +193,6 @@ pub struct TokenLogProbs {
 }
 
 impl TokenLogProbs {
-    /// From values that are 0 where not counted.
-    pub(crate) fn new(values: Tensor<2>, counted: Tensor<2, Bool>) -> Self {
-        Self { values, counted }
-    }
-
     /// The log-probs, `[sequences, time − 1]`, in nats; exactly 0 where not counted. Gradient flows.
     pub fn values(&self) -> Tensor<2> {
         self.values.clone()

@@ -101,11 +101,6 @@ impl LossMixture {
         self.counted().any(|term| term.loss.needs_reference())
     }
 
-    /// Whether entry `i` of the losses is a function of pair `i` alone.
-    pub fn keeps_pairs_apart(&self) -> bool {
-        self.counted().all(|term| term.loss.keeps_pairs_apart())
-    }
-
     fn counted(&self) -> impl Iterator<Item = &WeightedLoss> {
         self.0.iter().filter(|term| term.weight.get() > 0.0)
     }

@@ -109,7 +109,7 @@ impl<B: PreferenceOps> Backward<B, 3> for WithHeadGradient {
         let upstream = grads.consume::<B>(&ops.node);
         let [hidden, weight, bias] = ops.parents;
         let wanted = Parts { hidden: hidden.is_some(), weight: weight.is_some(), bias: bias.is_some() };
-        let gradient = ops.state.gradient(upstream, wanted);
+        let gradient = ops.state.gradient(upstream, wanted, None);
         for (parent, gradient) in [(hidden, gradient.hidden), (weight, gradient.weight), (bias, gradient.bias)] {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
                 grads.register::<B>(parent.id, gradient);

@@ -1,11 +1,14 @@
 //! burn's CPU backend: its tensors as slices, for the kernels in `cpu`.
 
+use std::ops::Range;
+
 use burn::backend::{
     Flex,
     flex::{FlexTensor, Layout},
 };
 use burn_tensor::{Bytes, DType, Element, Shape, bf16, f16};
 use bytemuck::Pod;
+use rayon::prelude::*;
 
 use super::{
     Chain, PreferenceOps, Product, RowKernels,
@@ -79,6 +82,23 @@ impl PreferenceOps for Flex {
         with_arithmetic!(z.dtype(), T => in_place::<T>(z, |z| cpu::soft_cap(z, cap)))
     }
 
+    fn zeros(_: FlexTensor, shape: [usize; 2], dtype: DType) -> FlexTensor {
+        with_format!(dtype, F => zeros::<F>(shape))
+    }
+
+    fn block(x: FlexTensor, rows: Range<usize>, columns: Range<usize>) -> FlexTensor {
+        with_format!(x.dtype(), F => block::<F>(&x.to_contiguous(), rows, columns))
+    }
+
+    fn with_block(x: FlexTensor, block: FlexTensor, rows: Range<usize>, columns: Range<usize>) -> FlexTensor {
+        let (width, block) = (self::columns(&x), block.to_contiguous());
+        with_format!(x.dtype(), F => in_place::<F>(x, |x| {
+            let rows = x.par_chunks_mut(width).skip(rows.start).take(rows.len());
+            let block = slice::<F>(&block).par_chunks(columns.len().max(1));
+            rows.zip(block).for_each(|(row, block)| row[columns.clone()].copy_from_slice(block));
+        }))
+    }
+
     fn product_into(destination: FlexTensor, lhs: FlexTensor, rhs: FlexTensor, how: Product) -> FlexTensor {
         with_arithmetic!(destination.dtype(), T => {
             let scale = how.scale as T;
@@ -133,6 +153,15 @@ fn columns(z: &FlexTensor) -> usize {
     z.layout().shape().dims::<2>()[1]
 }
 
+fn block<E: Element + Pod + Send + Sync>(x: &FlexTensor, rows: Range<usize>, columns: Range<usize>) -> FlexTensor {
+    let mut block: Vec<E> = bytemuck::zeroed_vec(rows.len() * columns.len());
+    let shape = [rows.len(), columns.len()];
+    let rows = slice::<E>(x).par_chunks(self::columns(x).max(1)).skip(rows.start).take(rows.len());
+    let copied = block.par_chunks_mut(columns.len().max(1)).zip(rows);
+    copied.for_each(|(to, from)| to.copy_from_slice(&from[columns.clone()]));
+    new(block, shape)
+}
+
 /// The numbers of a contiguous tensor.
 fn slice<E: Element + Pod>(tensor: &FlexTensor) -> &[E] {
     tensor.as_slice().expect("a contiguous tensor of this format")
@@ -140,6 +169,11 @@ fn slice<E: Element + Pod>(tensor: &FlexTensor) -> &[E] {
 
 fn new<E: Element + Pod + Send + Sync>(numbers: Vec<E>, shape: [usize; 2]) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(numbers), Layout::contiguous(Shape::new(shape)), E::dtype())
+}
+
+/// Memory that comes zeroed and is not touched. burn's own zeros are copied once to be aligned.
+fn zeros<E: Element + Pod + Send + Sync>(shape: [usize; 2]) -> FlexTensor {
+    new::<E>(bytemuck::zeroed_vec(shape[0] * shape[1]), shape)
 }
 
 fn row_sums(sums: &FlexTensor) -> &[RowSum] {
@@ -187,16 +221,16 @@ fn in_place<E: Element + Pod>(tensor: FlexTensor, overwrite: impl FnOnce(&mut [E
 }
 
 /// Overwrites a tensor in its own buffer if nobody else holds it; else writes into zeros beside it.
-fn in_place_or_beside<E: Element + Pod + Format>(
+fn in_place_or_beside<E: Element + Pod + Send + Sync + Format>(
     tensor: FlexTensor,
     overwrite: impl FnOnce(&mut [E]),
     write: impl FnOnce(&[E], &mut [E]),
 ) -> FlexTensor {
+    let tensor = if is_whole(&tensor) { tensor } else { tensor.to_contiguous() };
     if is_whole(&tensor) && tensor.is_unique() {
         return in_place(tensor, overwrite);
     }
-    let tensor = tensor.to_contiguous();
-    let mut beside = FlexTensor::zeros(tensor.layout().shape().clone(), tensor.dtype());
+    let mut beside = zeros::<E>(tensor.layout().shape().dims());
     write(slice(&tensor), beside.storage_mut::<E>());
     beside
 }
@@ -228,7 +262,6 @@ where
 
 /// `x` times `factor`, 0 where that is 0.
 fn times<F: Format>(x: &mut [F], factor: f64) {
-    use rayon::prelude::*;
     const PART: usize = 1 << 15;
     if factor == 0.0 {
         return x.fill(F::default());

@@ -8,7 +8,7 @@ use burn::backend::{
 };
 use burn_tensor::{DType, FloatDType, Int, Shape, Slice, Tensor, s};
 
-use super::{Chain, PreferenceOps, Product, Road, RowKernels, RowSums, arithmetic_dtype, portable};
+use super::{Chain, PreferenceOps, Product, Road, RowKernels, RowSums, arithmetic_dtype, portable, zeros};
 
 /// How logits come about: `z = cap · tanh(scale · (hidden · weight + bias) / cap)`, or without the cap; and in which tiles.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,7 +36,7 @@ pub struct Tiling {
 
 impl Tiling {
     /// A tile is not made larger than this even if it may be: what is written and read again should stay near the processor.
-    const NEAR: usize = 8 << 20;
+    const NEAR: usize = 16 << 20;
     /// Narrower products are slow.
     const NARROW: usize = 256;
 
@@ -66,7 +66,50 @@ pub(crate) struct Forward {
     pub(crate) weighted: Option<Tensor<2>>,
 }
 
+/// Logits that wait in the memory of a weight's gradient until it is made: each tile of them where the gradient of the same
+/// columns will be.
+///
+/// A tile of the gradient has as many rows as there are hidden numbers, so that is how many rows of logits there is room
+/// for.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// In the weight's own shape and orientation, in the format that is computed in.
+    pub(crate) memory: Tensor<2>,
+    /// How many rows are kept, the first ones.
+    pub(crate) rows: usize,
+}
+
 impl Head {
+    /// The gradients of hidden states, weight and bias, each if it is tracked, from those of log-probs, `[rows, 1]`; from the
+    /// logits that were kept, as far as they were. All that comes back is without autodiff.
+    #[expect(clippy::too_many_arguments)]
+    pub(crate) fn gradient(
+        &self,
+        hidden: &Tensor<2>,
+        weight: &Tensor<2>,
+        bias: &Tensor<1>,
+        targets: &Tensor<1, Int>,
+        sums: RowSums,
+        upstream: Tensor<2>,
+        kept: Kept,
+    ) -> Parts<Option<Tensor<2>>> {
+        let wanted = Parts { hidden: hidden.is_tracked(), weight: weight.is_tracked(), bias: bias.is_tracked() };
+        let saved = Saved::<Dispatch> {
+            hidden: hidden.clone().without_autodiff().into_dispatch(),
+            weight: weight.clone().without_autodiff().into_dispatch(),
+            bias: bias.clone().without_autodiff().into_dispatch(),
+            targets: targets.clone().into_dispatch(),
+            sums: sums.0.into_dispatch(),
+            head: *self,
+        };
+        let Kept { memory, rows } = kept;
+        let Parts { hidden, weight, bias } =
+            saved.gradient(upstream.into_dispatch(), wanted, Some((memory.into_dispatch(), rows)));
+        let back = |gradient: Option<FloatTensor<Dispatch>>| gradient.map(Tensor::<2>::from_dispatch);
+        let bias = bias.map(|bias| Tensor::<1>::from_dispatch(bias).unsqueeze_dim(0));
+        Parts { hidden: back(hidden), weight: back(weight), bias }
+    }
+
     /// What is known of each row of `hidden`, `[rows, hidden]`. All tensors without autodiff.
     pub(crate) fn forward(
         &self,
@@ -76,21 +119,26 @@ impl Head {
         targets: &Tensor<1, Int>,
         statistics: Option<usize>,
         weighted: bool,
+        mut kept: Option<&mut Kept>,
     ) -> Forward {
         let [rows, width] = hidden.dims();
         let [_, vocab] = self.dims(weight);
-        let zeros = |rows: usize| Tensor::<2>::zeros([rows, width], (&hidden.device(), hidden.dtype()));
-        let mut parts: Vec<Part> = parts(rows, self.tiling.rows)
+        let zeros = |rows: usize| zeros(hidden, [rows, width], hidden.dtype());
+        let mut parts: Vec<Part> = row_parts(rows, self.tiling.rows, kept.as_ref().map_or(0, |kept| kept.rows))
+            .into_iter()
             .map(|rows| Part { sums: None, weighted: weighted.then(|| zeros(rows.len())), rows })
             .collect();
         let mut workspace: Option<Tensor<2>> = None;
-        for columns in self::parts(vocab, self.tiling.columns) {
+        for columns in columns_of(vocab, self.tiling.columns) {
             let tile = self.tile(weight, columns.clone(), hidden.dtype());
             for part in &mut parts {
                 let hidden = hidden.clone().slice(s![part.rows.clone(), ..]);
                 let targets = targets.clone().slice(s![part.rows.clone()]);
                 let z = self.logits(workspace.take(), hidden, tile.clone(), bias, columns.clone());
                 part.add(RowSums::of(&z, &targets, columns.start, statistics, self.road));
+                if let Some(kept) = kept.as_deref_mut().filter(|kept| part.rows.end <= kept.rows) {
+                    kept.put(self, z.clone(), columns.clone());
+                }
                 workspace = Some(match part.weighted.take() {
                     None => z,
                     Some(weighted) => {
@@ -121,7 +169,7 @@ impl Head {
     ) -> Tensor<2> {
         let shape = [hidden.dims()[0], columns.len()];
         let workspace = workspace.filter(|workspace| workspace.dims() == shape);
-        let workspace = workspace.unwrap_or_else(|| Tensor::empty(shape, (&hidden.device(), hidden.dtype())));
+        let workspace = workspace.unwrap_or_else(|| zeros(&hidden, shape, hidden.dtype()));
         Tensor::from_dispatch(logits::<Dispatch>(
             self,
             workspace.into_dispatch(),
@@ -135,64 +183,6 @@ impl Head {
     /// Some columns of the weight, `[hidden, columns]`, in the format that is computed in.
     pub(crate) fn tile(&self, weight: &Tensor<2>, columns: Range<usize>, dtype: DType) -> Tensor<2> {
         Tensor::from_dispatch(tile::<Dispatch>(self, &weight.clone().into_dispatch(), columns, dtype.into()))
-    }
-
-    /// The logits of some rows over the whole vocabulary, in the workspace if there are as many rows there or more.
-    pub(crate) fn whole_logits(
-        &self,
-        workspace: Option<Tensor<2>>,
-        hidden: &Tensor<2>,
-        weight: &Tensor<2>,
-        bias: &Tensor<1>,
-    ) -> Tensor<2> {
-        let dtype = hidden.dtype();
-        let shape = [hidden.dims()[0], self.dims(weight)[1]];
-        let tiles = self.tiles_to_convert(weight, dtype);
-        if let [all] = &tiles[..] {
-            return self.logits(workspace, hidden.clone(), self.tile(weight, all.clone(), dtype), bias, all.clone());
-        }
-        let whole = workspace.filter(|workspace| workspace.dims() == shape);
-        let whole = whole.unwrap_or_else(|| Tensor::empty(shape, (&hidden.device(), dtype)));
-        let tile = |columns: Range<usize>| {
-            self.logits(None, hidden.clone(), self.tile(weight, columns.clone(), dtype), bias, columns)
-        };
-        tiles.into_iter().fold(whole, |whole, columns| whole.slice_assign(s![.., columns.clone()], tile(columns)))
-    }
-
-    /// The vocabulary, in one part; in tiles where the weight has to be converted to `dtype`, so that it is not held twice.
-    pub(crate) fn tiles_to_convert(&self, weight: &Tensor<2>, dtype: DType) -> Vec<Range<usize>> {
-        let [_, vocab] = self.dims(weight);
-        parts(vocab, if weight.dtype() == dtype { vocab } else { self.tiling.columns }).collect()
-    }
-
-    /// Puts into a weight's gradient, or adds to it, what some of its columns receive from the gradient of their logits.
-    pub(crate) fn add_to_weight_gradient(
-        &self,
-        destination: Tensor<2>,
-        hidden: &Tensor<2>,
-        of_logits: Tensor<2>,
-        columns: Range<usize>,
-        accumulate: bool,
-    ) -> Tensor<2> {
-        let [rows, columns] = self.part(hidden.dims()[1], columns);
-        let product = Product { rows, columns, accumulate, scale: 1.0 };
-        if self.transposed {
-            self.product_into(destination, of_logits.transpose(), hidden.clone(), product)
-        } else {
-            self.product_into(destination, hidden.clone().transpose(), of_logits, product)
-        }
-    }
-
-    /// The gradient of logits that begin at the first column of the vocabulary.
-    pub(crate) fn row_gradient(
-        &self,
-        z: Tensor<2>,
-        targets: &Tensor<1, Int>,
-        sums: &RowSums,
-        upstream: Tensor<2>,
-    ) -> Tensor<2> {
-        let [targets, sums] = [targets.clone().into_dispatch(), sums.0.clone().into_dispatch()];
-        Tensor::from_dispatch(gradient::<Dispatch>(self, z.into_dispatch(), targets, sums, upstream.into_dispatch(), 0))
     }
 
     /// The product of two matrices in a part of a third.
@@ -285,9 +275,73 @@ impl Part {
     }
 }
 
-/// `0..length` in parts.
-fn parts(length: usize, part: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..length).step_by(part).map(move |start| start..length.min(start + part))
+impl Kept {
+    /// Room for the logits of up to `rows` rows, in one part: where the gradient of some columns is made, all that was kept
+    /// there has to be in use already.
+    pub(crate) fn new(head: &Head, weight: &Tensor<2>, rows: usize, dtype: DType) -> Self {
+        let [width, _] = head.dims(weight);
+        Self { memory: zeros(weight, weight.dims(), dtype), rows: rows.min(width).min(head.tiling.rows) }
+    }
+
+    fn put(&mut self, head: &Head, z: Tensor<2>, columns: Range<usize>) {
+        let memory = std::mem::replace(&mut self.memory, Tensor::empty([0, 0], &z.device())); // its only owner writes in place
+        let (memory, z) = (memory.into_dispatch(), z.into_dispatch());
+        self.memory = Tensor::from_dispatch(with_logits::<Dispatch>(head, memory, z, columns));
+    }
+}
+
+/// A matrix as which the memory of a weight's gradient holds logits of `columns`, and where in it they are.
+///
+/// Beside each other where the gradient's columns are those of the vocabulary; where its rows are, one after the other in the
+/// rows' place.
+fn place_of_logits<B: PreferenceOps>(
+    head: &Head,
+    memory: FloatTensor<B>,
+    rows: usize,
+    columns: Range<usize>,
+) -> (FloatTensor<B>, [Range<usize>; 2]) {
+    if !head.transposed {
+        return (memory, [0..rows, columns]);
+    }
+    let (width, numbers) = (memory.shape().dims::<2>()[1], memory.shape().num_elements());
+    let start = columns.start * width;
+    (B::float_reshape(memory, Shape::new([1, numbers])), [0..1, start..start + rows * columns.len()])
+}
+
+/// Puts the logits of the first rows where the gradient of the weight's same columns will be.
+fn with_logits<B: PreferenceOps>(
+    head: &Head,
+    memory: FloatTensor<B>,
+    z: FloatTensor<B>,
+    columns: Range<usize>,
+) -> FloatTensor<B> {
+    let shape = memory.shape();
+    let (memory, [rows, columns]) = place_of_logits::<B>(head, memory, z.shape().dims::<2>()[0], columns);
+    let z = B::float_reshape(z, Shape::new([rows.len(), columns.len()]));
+    B::float_reshape(B::with_block(memory, z, rows, columns), shape)
+}
+
+/// The logits that [`with_logits`] put there.
+fn logits_of<B: PreferenceOps>(
+    head: &Head,
+    memory: &FloatTensor<B>,
+    rows: usize,
+    columns: Range<usize>,
+) -> FloatTensor<B> {
+    let shape = Shape::new([rows, columns.len()]);
+    let (memory, [rows, columns]) = place_of_logits::<B>(head, memory.clone(), rows, columns);
+    B::float_reshape(B::block(memory, rows, columns), shape)
+}
+
+/// The columns of a vocabulary, in tiles.
+fn columns_of(vocab: usize, tile: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..vocab).step_by(tile).map(move |start| start..vocab.min(start + tile))
+}
+
+/// Rows in parts of at most `part`, none of which has both rows that are kept and rows that are not.
+fn row_parts(rows: usize, part: usize, kept: usize) -> Vec<Range<usize>> {
+    let parts = |all: Range<usize>| all.clone().step_by(part).map(move |start| start..all.end.min(start + part));
+    parts(0..kept).chain(parts(kept..rows)).collect()
 }
 
 /// `exp(z − max) ∂z/∂x` of each logit, with what is known of its row.
@@ -318,44 +372,59 @@ pub(super) struct Saved<B: PreferenceOps> {
 }
 
 /// Which gradients are wanted, and what they came to.
-pub(super) struct Parts<T> {
+pub(crate) struct Parts<T> {
     pub hidden: T,
     pub weight: T,
     pub bias: T,
 }
 
 impl<B: PreferenceOps> Saved<B> {
-    /// The gradients of hidden states, weight and bias, each if it is wanted, each logit made once more.
-    pub(super) fn gradient(self, upstream: FloatTensor<B>, wanted: Parts<bool>) -> Parts<Option<FloatTensor<B>>> {
+    /// The gradients of hidden states, weight and bias, each if it is wanted. Each logit is made once more, but for those of
+    /// the first `kept_rows` rows if they are in `kept`, which becomes the gradient of the weight.
+    pub(super) fn gradient(
+        self,
+        upstream: FloatTensor<B>,
+        wanted: Parts<bool>,
+        kept: Option<(FloatTensor<B>, usize)>,
+    ) -> Parts<Option<FloatTensor<B>>> {
         let Self { hidden, weight, bias, targets, sums, head } = self;
         let [rows, width] = hidden.shape().dims();
         let vocab = if head.transposed { weight.shape().dims::<2>()[0] } else { weight.shape().dims::<2>()[1] };
-        let device = weight.device();
+        let zeros = |shape: [usize; 2], dtype: FloatDType| B::zeros(weight.clone(), shape, dtype.into());
         let (dtype, own_dtype) = (FloatDType::from(hidden.dtype()), FloatDType::from(weight.dtype()));
         let [_, outputs] = upstream.shape().dims();
 
-        let mut of_hidden = wanted.hidden.then(|| B::float_zeros(Shape::new([rows, width]), &device, dtype));
-        let mut of_weight = wanted.weight.then(|| B::float_zeros(weight.shape(), &device, own_dtype));
+        let mut of_hidden = wanted.hidden.then(|| zeros([rows, width], dtype));
+        let kept_rows = kept.as_ref().map_or(0, |(_, rows)| *rows);
+        let mut of_weight = match kept {
+            Some((memory, _)) => Some(memory),
+            None => wanted.weight.then(|| zeros(weight.shape().dims(), own_dtype)),
+        };
         let mut of_bias: Option<Vec<FloatTensor<B>>> = wanted.bias.then(Vec::new);
         let mut workspace: Option<FloatTensor<B>> = None;
-        for columns in parts(vocab, head.tiling.columns) {
+        for columns in columns_of(vocab, head.tiling.columns) {
             let tile = tile::<B>(&head, &weight, columns.clone(), dtype);
             let [weight_rows, weight_columns] = head.part(width, columns.clone());
             // of a weight in another format the gradient is summed up in the one computed in
-            let mut aside = (wanted.weight && own_dtype != dtype)
-                .then(|| B::float_zeros(Shape::new([weight_rows.len(), weight_columns.len()]), &device, dtype));
+            let mut aside =
+                (wanted.weight && own_dtype != dtype).then(|| zeros([weight_rows.len(), weight_columns.len()], dtype));
             let mut of_tile_bias: Option<FloatTensor<B>> = None;
-            for part in parts(rows, head.tiling.rows) {
+            for part in row_parts(rows, head.tiling.rows, kept_rows) {
                 let first = part.start == 0;
                 let of_rows = |x: &FloatTensor<B>, width: usize| {
                     B::float_slice(x.clone(), &[Slice::from(part.clone()), Slice::from(0..width)])
                 };
                 let hidden = of_rows(&hidden, width);
                 let targets = B::int_slice(targets.clone(), &[Slice::from(part.clone())]);
-                let shape = Shape::new([part.len(), columns.len()]);
-                let place = workspace.take().filter(|place| place.shape() == shape);
-                let place = place.unwrap_or_else(|| B::float_empty(shape, &device, dtype));
-                let z = logits::<B>(&head, place, hidden.clone(), tile.clone(), &bias, columns.clone());
+                let z = match &of_weight {
+                    Some(memory) if part.end <= kept_rows => logits_of::<B>(&head, memory, part.len(), columns.clone()),
+                    _ => {
+                        let shape = Shape::new([part.len(), columns.len()]);
+                        let place = workspace.take().filter(|place| place.shape() == shape);
+                        let place = place.unwrap_or_else(|| zeros(shape.dims(), dtype));
+                        logits::<B>(&head, place, hidden.clone(), tile.clone(), &bias, columns.clone())
+                    }
+                };
                 let (sums, upstream) = (of_rows(&sums, 8), of_rows(&upstream, outputs));
                 let of_logits = gradient::<B>(&head, z, targets, sums, upstream, columns.start);
 

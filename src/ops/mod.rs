@@ -27,12 +27,12 @@ mod sums;
 use std::ops::Range;
 
 use burn::backend::{
-    Backend, Dispatch, DispatchDevice, backend_extension,
+    Backend, Dispatch, DispatchDevice, TensorMetadata, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
-use burn_tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use burn_tensor::{DType, Device, FloatDType, Int, Shape, Tensor, TensorData};
 
-pub(crate) use head::{Forward, Head, Tiling, head_dtype};
+pub(crate) use head::{Forward, Head, Kept, Parts, Tiling, head_dtype};
 pub(crate) use precision::{
     arithmetic_dtype, check_float, check_int, check_same_device, exp_is_accurate, to_arithmetic_dtype,
 };
@@ -178,6 +178,29 @@ pub trait PreferenceOps: Backend {
         portable::soft_cap::<Self>(z, cap)
     }
 
+    /// Zeros, where `like` is. What is overwritten before it is read costs no more than its memory.
+    #[fusion(default)]
+    fn zeros(like: FloatTensor<Self>, shape: [usize; 2], dtype: DType) -> FloatTensor<Self> {
+        Self::float_zeros(Shape::new(shape), &like.device(), dtype.into())
+    }
+
+    /// Some rows and columns of a matrix.
+    #[fusion(default)]
+    fn block(x: FloatTensor<Self>, rows: Range<usize>, columns: Range<usize>) -> FloatTensor<Self> {
+        Self::float_slice(x, &[rows.into(), columns.into()])
+    }
+
+    /// A matrix with other rows and columns from `rows` and `columns` on, in whose buffer it stays if it can.
+    #[fusion(default)]
+    fn with_block(
+        x: FloatTensor<Self>,
+        block: FloatTensor<Self>,
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> FloatTensor<Self> {
+        Self::float_slice_assign(x, &[rows.into(), columns.into()], block)
+    }
+
     /// The matrix product of `lhs` and `rhs` in a part of `destination`, in whose buffer it stays if it can.
     #[fusion(default)]
     fn product_into(
@@ -315,6 +338,11 @@ pub(crate) fn independent_of<const D: usize, const E: usize>(value: Tensor<D>, i
 /// whatever was in the memory.
 pub(crate) fn zero<const D: usize>(like: &Tensor<D>) -> Tensor<1> {
     Tensor::from_data(TensorData::new(vec![0.0f64], [1]), (&like.device().without_autodiff(), like.dtype()))
+}
+
+/// Zeros, where `like` is, without autodiff. What is overwritten before it is read costs no more than its memory.
+pub(crate) fn zeros<const D: usize>(like: &Tensor<D>, shape: [usize; 2], dtype: DType) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::zeros(like.clone().without_autodiff().into_dispatch(), shape, dtype))
 }
 
 /// 0, 1, 2, … in 32 bits, whatever the device's default integer is.

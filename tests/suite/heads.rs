@@ -9,7 +9,7 @@ use burn::{
     tensor::{DType, Tensor},
 };
 use burn_dpo::{
-    Completions, Error, LmHead, LossMixture, PairLogProbs, PreferenceLoss, Weight, WeightedLoss,
+    Completions, Error, LmHead, LossMixture, PairLogProbs, PreferenceLoss,
     reference::{self, TokenRows},
 };
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestCaseResult};
@@ -407,11 +407,11 @@ fn step(
     on: &Tested,
     loss: &LossMixture,
     trained: Trained,
-    fused: bool,
+    whole: bool,
 ) -> (Vec<f64>, Vec<f64>, [Vec<f64>; 3]) {
     let OnDevice { head, hidden, weight, bias, completions } = case.on_device(on, [DType::F32; 2], trained);
     let reference = reference_pairs(case, on);
-    let (loss, losses) = if fused {
+    let (loss, losses) = if whole {
         let step = head.preference_step(hidden.clone(), &completions, &reference, loss).unwrap();
         (step.loss, step.losses)
     } else {
@@ -436,9 +436,9 @@ fn reference_pairs(case: &Case, on: &Tested) -> PairLogProbs {
         .unwrap()
 }
 
-/// Every member of the family, pair by pair in one pass and in two: the same but for the order of additions.
+/// Every member of the family: the same but for the order of additions, however many logits were kept.
 #[test]
-fn the_step_in_one_pass_is_the_step_in_two() {
+fn a_step_has_the_loss_and_the_gradient_of_its_parts() {
     for_several((cases(), select(members())), |on, (case, loss)| {
         for budget in [1, 300, 1 << 26] {
             let case = Case { budget, ..case.clone() };
@@ -462,15 +462,16 @@ fn the_step_in_one_pass_is_the_step_in_two() {
     });
 }
 
+/// As many rows wait in the memory of the weight's gradient as there are hidden numbers, if one tile has as many.
 #[test]
-fn a_step_says_whether_it_was_made_in_one_pass() {
-    let case = |budget| Case {
+fn a_step_says_how_many_of_its_logits_were_made_once() {
+    let case = |width: usize, budget| Case {
         sequences: 4,
         time: 3,
-        width: 2,
+        width,
         vocab: 5,
-        hidden: (0..24).map(|i| f64::from(i % 5) / 4.0).collect(),
-        weight: (0..10).map(|i| f64::from(i % 7) / 4.0 - 0.5).collect(),
+        hidden: (0..12 * width).map(|i| (i % 5) as f64 / 4.0).collect(),
+        weight: (0..5 * width).map(|i| (i % 7) as f64 / 4.0 - 0.5).collect(),
         bias: None,
         tokens: vec![0, 1, 2, 0, 3, 4, 0, 2, 1, 0, 4, 3],
         mask: vec![true; 12],
@@ -481,37 +482,31 @@ fn a_step_says_whether_it_was_made_in_one_pass() {
         budget,
         upstream: vec![1.0; 8],
     };
-    let one = |loss: PreferenceLoss| LossMixture::from(loss);
-    let all = PreferenceLoss::all();
-    let (dpo, aot, sft) = (all[0], *all.iter().find(|loss| loss.name() == "aot").unwrap(), PreferenceLoss::Sft {});
-    let mixed = LossMixture::new(vec![
-        WeightedLoss { weight: Weight::ONE, loss: dpo },
-        WeightedLoss { weight: Weight::new(0.0).unwrap(), loss: sft },
-    ])
-    .unwrap();
+    let loss = LossMixture::from(PreferenceLoss::all()[0]);
     on_every_device(|on| {
-        // a pair's logits are 4 · 5 numbers of 4 bytes
-        for (budget, loss, trained, expected) in [
-            (1 << 20, one(dpo), ALL, true),
-            (400, one(dpo), ALL, true),
-            (100, one(dpo), ALL, false),
-            (1 << 20, one(dpo), FROZEN, false),
-            (1 << 20, one(aot), ALL, false),
-            (1 << 20, one(sft), ALL, false),
-            (1 << 20, mixed.clone(), ALL, true),
+        // 8 rows are counted
+        for (width, budget, dtype, trained, expected) in [
+            (9, 1 << 20, DType::F32, ALL, 1.0),
+            (8, 1 << 20, DType::F32, ALL, 1.0),
+            (2, 1 << 20, DType::F32, ALL, 0.25),
+            (8, 1, DType::F32, ALL, 0.125),
+            (8, 1 << 20, DType::F32, FROZEN, 0.0),
+            (8, 1 << 20, DType::BF16, ALL, 0.0),
         ] {
-            let case = case(budget);
-            let OnDevice { head, hidden, completions, .. } = case.on_device(on, [DType::F32; 2], trained);
+            if !on.computes_in(dtype) {
+                continue;
+            }
+            let case = case(width, budget);
+            let OnDevice { head, hidden, completions, .. } = case.on_device(on, [DType::F32, dtype], trained);
             let step = head.preference_step(hidden, &completions, &reference_pairs(&case, on), &loss).unwrap();
-            prop_assert_eq!(step.fused, expected, "budget {}, {}", budget, loss);
-            prop_assert!(!step.losses.is_tracked() && !step.policy.chosen().sum.is_tracked());
+            prop_assert_eq!(step.kept, expected, "{} hidden numbers, budget {}, {:?}", width, budget, dtype);
+            prop_assert!(step.loss.is_tracked() && !step.losses.is_tracked() && !step.policy.chosen().sum.is_tracked());
             prop_assert_eq!(step.policy.pairs(), 2);
         }
         Ok(())
     });
 }
 
-/// One pair's NaN is in its own loss, and in the mean as it would be in two passes.
 #[test]
 fn batches_without_a_counted_token_train_without_effect() {
     for_several(cases(), |on, case| {

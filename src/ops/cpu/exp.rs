@@ -16,7 +16,10 @@
 //! **Below −125.5 ln 2 (−86.99) in f32, −1021.5 ln 2 (−708.05) in f64, `eˣ` is exactly 0**, as the exponent field of `2ⁿ⁻¹` is 0
 //! there. On purpose: no result is ever subnormal, which would be a hundred times slower, and −∞ is no special case.
 //!
-//! Tested bounds, in units in the last place: f32 `eˣ` 1, `eˣ − 1` 2, `eˣ` without fused multiplication 1.5; f64 2 and 2.
+//! Bounds, in units in the last place: 1.1 for `eˣ` in f32, 1.5 without fused multiplication; 2 for `eˣ − 1` and for f64.
+//! Where `eʳ < 1` its unit is 2⁻²⁴, of which the last addition costs ½, the rounding of `q` ¼, that of `r` 0.18, those of `r²`
+//! and `P` 0.11, and the polynomial itself 0.04.
+//!
 //! `e⁰` is exactly 1 and NaN stays NaN. Results hold for `x > 0` as well, while `eˣ` is finite.
 
 use pulp::Simd;
@@ -183,13 +186,13 @@ mod tests {
     }
 
     #[test]
-    fn f32_is_within_a_unit_in_the_last_place() {
+    fn f32_is_within_its_bounds() {
         let every: usize = std::env::var(STRIDE).map_or(997, |stride| stride.parse().unwrap());
         let [exp, exp_m1, scalar] = largest_errors_f32(every);
         println!(
             "exp {exp:.3}, exp_m1 {exp_m1:.3}, exp without fused multiplication {scalar:.3} units in the last place"
         );
-        assert!(exp < 1.0, "{exp}");
+        assert!(exp < 1.1, "{exp}");
         assert!(exp_m1 < 2.0, "{exp_m1}");
         assert!(scalar < 1.5, "{scalar}");
     }
