@@ -55,9 +55,8 @@ pub(crate) struct CountedPositions {
 impl CountedPositions {
     /// Of a mask in *token* coordinates: token `t` is predicted at position `t − 1`, token 0 nowhere.
     fn of(mask: &[bool], time: usize, device: &Device) -> Self {
-        let predicts = |token: usize| (token % time > 0).then(|| (token - 1) as i32);
-        let counted = mask.iter().enumerate().filter(|&(_, &counted)| counted);
-        let on_host: Vec<i32> = counted.filter_map(|(token, _)| predicts(token)).collect();
+        let counted = mask.iter().enumerate().filter(|&(token, &counted)| counted && !token.is_multiple_of(time));
+        let on_host: Vec<i32> = counted.map(|(token, _)| (token - 1) as i32).collect();
         let data = TensorData::new(on_host.clone(), [on_host.len()]);
         Self { on_device: Tensor::from_data(data, (device, DType::I32)), on_host }
     }

@@ -1,7 +1,7 @@
 //! Preference optimization for [burn](https://burn.dev): what trainers need between a language model's output and a
 //! preference gradient.
 //!
-//! It turns logits into log-probabilities of completions, two models' log-probabilities into DPO's loss or one of its many
+//! It turns logits, or hidden states and a head, into log-probabilities of completions, two models' log-probabilities into DPO's loss or one of its many
 //! relatives, and both into implicit-reward metrics, on burn's backends for CPU, wgpu, CUDA and ROCm. It is no trainer and
 //! holds no model.
 //!
@@ -52,7 +52,8 @@
 //!
 //! ```text
 //! tokens + mask ─► Completions ─┐
-//! logits ─► token_log_probs, token_statistics ─► TokenLogProbs ─► SequenceLogProbs ─► PairLogProbs
+//! logits ─► token_log_probs, token_statistics ─┐
+//! hidden ─► LmHead, the same ──────────────────┴► TokenLogProbs ─► SequenceLogProbs ─► PairLogProbs
 //!                                                                    │                  │ policy, reference
 //!                        kto_loss, bco_loss, plackett_luce_loss ◄────┤                  │
 //!                        one loss per pair ◄── PreferenceLoss, dpo_loss, … ◄────────────┤
@@ -83,6 +84,9 @@
 //!
 //! | what | where |
 //! |---|---|
+//! | log-probs without logits, loss and gradient at once | [`LmHead`], [`LmHead::preference_step`] |
+//! | a vocabulary split over devices or processes | [`VocabularyPart`] |
+//! | the same by burn's operations alone, to compare with | [`mod@portable`] |
 //! | entropy, `log Σ p²`, mean logit and hits of each token | [`token_statistics`], [`TokenStatistics`], [`SequenceStatistics`] |
 //! | LD-DPO, WPO | [`TokenLogProbs::length_desensitized_pairs`], [`TokenStatistics::wpo_weights`]; [`Objective`] has both |
 //! | weights of pairs, padded duplicates | [`PairWeights`], [`PreferenceBatch::with_valid`] |
@@ -102,6 +106,7 @@
 //! | chosen, rejected | the better and the worse completion of one prompt | `y_w`, `y_l` |
 //! | desirable | of a completion that is not paired: wanted | `label`, `completion_label` |
 //! | ranking | several completions of one prompt, best first | |
+//! | hidden states, head | what a model returns before its last layer, and that layer: `[hidden, vocab]`, or a tied embedding | `hidden_states`, `lm_head` |
 //! | mask | true = a completion token, counted; in *token* coordinates | `completion_mask`, `labels != -100` |
 //! | token count | how many tokens of a completion were counted: `n` of the chosen, `m` of the rejected | |
 //! | log-ratio, drift | `log π − log π_ref` of a completion: `a` of the chosen, `b` of the rejected | `logratios` |
@@ -121,7 +126,7 @@
 //! - **A parameter that would be ignored cannot be written down**: each [`PreferenceLoss`] owns exactly those that it reads.
 //! - **Value and gradient are closed forms**, never NaN for finite f32 log-probs; what is beyond the format saturates.
 //! - **Data is not read back** from the device, but where metrics are asked for, by [`ReferenceDrift`] and by
-//!   [`RunningMean`]. NaN in one pair stays in that pair, but in losses of a batch (`aot`, `aot_unpaired`, `sft`).
+//!   [`RunningMean`], and once for a mask that came from the device and goes through [`LmHead`] ([`Completions::locate`]). NaN in one pair stays in that pair, but in losses of a batch (`aot`, `aot_unpaired`, `sft`).
 //! - **The reference has no gradient**, whatever its tensors come with.
 //! - **f16 and bf16 in, f32 arithmetic, f32 out**; f64 stays f64.
 //! - **Where policy and reference agree**, DPO's loss is `ln 2` and its gradient exactly `∓β/2`.

@@ -5,7 +5,7 @@ use burn_tensor::{FloatDType, Tensor};
 use crate::{
     Completions, Error, LmHead, LossMixture, PairLogProbs, Result,
     log_probs::Rows,
-    ops::{Forward, Kept, Parts, with_scaled_gradient},
+    ops::{Forward, HeadGradients, HeadInputs, Kept, with_scaled_gradient},
     pairs::expect_pairs,
 };
 
@@ -101,11 +101,12 @@ impl LmHead {
 
 impl Rows {
     fn step(self, reference: &PairLogProbs, loss: &LossMixture) -> Result<PreferenceStep> {
-        let Rows { hidden, weight, bias, ids, head, .. } = &self;
+        let Rows { inputs, head, .. } = &self;
+        let HeadInputs { hidden, weight, bias, .. } = inputs;
         let [rows, _] = hidden.dims();
         let mut kept = Kept::new(head, weight, rows, hidden.dtype());
         let share = kept.rows as f64 / rows as f64;
-        let Forward { sums, .. } = self.sums(None, false, Some(&mut kept));
+        let Forward { sums, .. } = head.forward(inputs, None, false, Some(&mut kept));
 
         // losses, and what they hand back to each counted token's log-prob
         let log_probs = sums.log_prob().cast(FloatDType::from(hidden.dtype())).autodiff().require_grad();
@@ -115,16 +116,15 @@ impl Rows {
         let upstream = if mean.is_tracked() { log_probs.grad(&mean.clone().backward()) } else { None };
         let upstream = upstream.unwrap_or_else(|| log_probs.without_autodiff().zeros_like());
 
-        let Parts { hidden: of_hidden, weight: of_weight, bias: of_bias } =
-            head.gradient(hidden, weight, bias, ids, sums, upstream, kept);
+        let gradients: HeadGradients<Option<Tensor<2>>> = head.gradient(inputs, sums, upstream, kept);
         let mut loss = mean.without_autodiff();
-        if let Some(gradient) = of_hidden {
+        if let Some(gradient) = gradients.hidden {
             loss = with_scaled_gradient(loss, hidden.clone(), gradient);
         }
-        if let Some(gradient) = of_weight {
+        if let Some(gradient) = gradients.weight {
             loss = with_scaled_gradient(loss, weight.clone(), gradient);
         }
-        if let Some(gradient) = of_bias {
+        if let Some(gradient) = gradients.bias {
             loss = with_scaled_gradient(loss, bias.clone(), gradient.squeeze_dim(0));
         }
         let (losses, policy) = (losses.without_autodiff(), policy.without_autodiff());

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Completions, Error, Result,
     ops::{
-        Chain, Forward, Head, Kept, Road, RowSums, Tiling, check_float, check_same_device, closed_form, head_dtype,
+        Chain, Head, HeadInputs, Road, RowSums, Tiling, check_float, check_same_device, closed_form, head_dtype,
         independent_of,
     },
 };
@@ -129,7 +129,8 @@ impl LmHead {
         Self { scale, ..self }
     }
 
-    /// How many bytes of logits may be held at a time. Fewer cost nothing but time, and little of it above some MiB.
+    /// How many bytes may be held beyond the gradients: logits, above all. Fewer cost nothing but time, and little of it above
+    /// some MiB. What matrix products need for themselves, some MiB per thread, is not counted.
     pub fn with_memory_budget(self, bytes: usize) -> Self {
         Self { budget: bytes, ..self }
     }
@@ -173,9 +174,9 @@ impl LmHead {
         let Some(rows) = self.rows(hidden.clone(), completions)? else {
             return Ok(TokenStatistics::of_nothing(self.nothing(&hidden, completions)));
         };
-        let sums = rows.sums(Some(rows.vocab()), false, None).sums;
-        let constants = Constants::of(&sums, &rows.ids, rows.hidden.dtype());
-        let outputs = rows.with_gradient(log_prob_and_entropy(&sums), sums);
+        let sums = rows.head.forward(&rows.inputs, Some(rows.vocab()), false, None).sums;
+        let constants = Constants::of(&sums, &rows.inputs.targets, rows.inputs.hidden.dtype());
+        let outputs = rows.head.with_gradient(log_prob_and_entropy(&sums), &rows.inputs, sums);
         let everywhere = Constants {
             log_sum_sq_probs: rows.everywhere(constants.log_sum_sq_probs),
             mean_logit: rows.everywhere(constants.mean_logit),
@@ -257,15 +258,13 @@ impl LmHead {
             tiling: Tiling::within(self.logit_budget(rows, width, dtype), rows, beside, vocab, dtype, road),
             road,
         };
-        Ok(Some(Rows {
-            ids: targets.ids.clone().select(0, positions.on_device.clone()),
-            positions: positions.on_device.clone(),
-            targets,
+        let inputs = HeadInputs {
+            targets: targets.ids.clone().select(0, positions.on_device.clone()),
             hidden,
             weight: self.weight.clone(),
             bias,
-            head,
-        }))
+        };
+        Ok(Some(Rows { inputs, head, positions: positions.on_device.clone(), targets }))
     }
 
     /// What of the budget is left once the counted tokens' hidden states and their gradient are held.
@@ -296,53 +295,39 @@ fn positive(name: &'static str, value: f64) -> Result<()> {
 
 /// The counted positions of a batch and the head that they go through.
 pub(crate) struct Rows {
-    /// `[rows, hidden]`, in the format computed in and in the caller's graph.
-    pub(crate) hidden: Tensor<2>,
-    /// In its own format and orientation, in the caller's graph.
-    pub(crate) weight: Tensor<2>,
-    /// `[vocab]`; of no elements if there is none.
-    pub(crate) bias: Tensor<1>,
-    /// What each row predicts, `[rows]`.
-    pub(crate) ids: Tensor<1, Int>,
+    /// In the caller's graph.
+    pub(crate) inputs: HeadInputs,
+    pub(crate) head: Head,
     /// Where each row is in `[sequences · time]`.
     positions: Tensor<1, Int>,
     targets: Targets,
-    pub(crate) head: Head,
 }
 
 impl Rows {
     fn vocab(&self) -> usize {
-        self.head.dims(&self.weight)[1]
-    }
-
-    /// One pass over the vocabulary, without a graph.
-    pub(crate) fn sums(&self, statistics: Option<usize>, weighted: bool, kept: Option<&mut Kept>) -> Forward {
-        let hidden = self.hidden.clone().without_autodiff();
-        let weight = self.weight.clone().without_autodiff();
-        let bias = self.bias.clone().without_autodiff();
-        self.head.forward(&hidden, &weight, &bias, &self.ids, statistics, weighted, kept)
+        self.head.dims(&self.inputs.weight)[1]
     }
 
     /// `[rows, 1]`, in the graph.
     fn log_probs(&self) -> Tensor<2> {
-        let trained = self.weight.is_tracked() || self.bias.is_tracked();
-        let frozen = self.hidden.is_tracked() && !trained;
-        let forward = self.sums(None, frozen, None);
+        let HeadInputs { hidden, weight, bias, .. } = &self.inputs;
+        let frozen = hidden.is_tracked() && !weight.is_tracked() && !bias.is_tracked();
+        let forward = self.head.forward(&self.inputs, None, frozen, None);
         match forward.weighted {
-            None => self.with_gradient(forward.sums.log_prob(), forward.sums),
+            None => self.head.with_gradient(forward.sums.log_prob(), &self.inputs, forward.sums),
             Some(weighted) => {
-                let log_prob = forward.sums.log_prob().cast(FloatDType::from(self.hidden.dtype()));
+                let log_prob = forward.sums.log_prob().cast(FloatDType::from(hidden.dtype()));
                 let slope = self.slope_in_hidden(weighted, &forward.sums, &log_prob);
-                closed_form(log_prob, [(self.hidden.clone(), slope)])
+                closed_form(log_prob, [(hidden.clone(), slope)])
             }
         }
     }
 
     /// `∂ log p/∂hidden = scale (c_y W_y − Σ_v p_v c_v W_v)`, `c_v` what a soft cap makes of a derivative, `[rows, hidden]`.
     fn slope_in_hidden(&self, weighted: Tensor<2>, sums: &RowSums, log_prob: &Tensor<2>) -> Tensor<2> {
-        let dtype = FloatDType::from(self.hidden.dtype());
+        let dtype = FloatDType::from(self.inputs.hidden.dtype());
         let Chain { scale, cap } = self.head.chain;
-        let of_target = self.head.target_columns(&self.weight, &self.ids);
+        let of_target = self.head.target_columns(&self.inputs);
         let of_target = match cap {
             None => of_target,
             Some(cap) => of_target * (-(sums.target() / cap).square() + 1.0).cast(dtype),
@@ -350,11 +335,6 @@ impl Rows {
         let slope = (of_target - weighted / sums.sum().cast(dtype)) * scale;
         let nowhere = log_prob.clone().is_nan().expand(slope.dims());
         slope.mask_fill(nowhere, f64::NAN)
-    }
-
-    /// Log-probs, `[rows, 1]`, or those and entropies, `[rows, 2]`, in the graph; made once more in the backward pass.
-    fn with_gradient(&self, outputs: Tensor<2>, sums: RowSums) -> Tensor<2> {
-        self.head.with_gradient(outputs, &self.hidden, &self.weight, &self.bias, &self.ids, sums)
     }
 
     /// Log-probs of rows, `[rows, 1]`, as those of the batch's tokens.

@@ -16,7 +16,7 @@ use burn_autodiff::{
 
 use super::{
     Chain, Head, PreferenceOps, Road,
-    head::{Parts, Saved},
+    head::{HeadGradients, Saved},
     portable,
 };
 
@@ -108,7 +108,7 @@ impl<B: PreferenceOps> Backward<B, 3> for WithHeadGradient {
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let upstream = grads.consume::<B>(&ops.node);
         let [hidden, weight, bias] = ops.parents;
-        let wanted = Parts { hidden: hidden.is_some(), weight: weight.is_some(), bias: bias.is_some() };
+        let wanted = HeadGradients { hidden: hidden.is_some(), weight: weight.is_some(), bias: bias.is_some() };
         let gradient = ops.state.gradient(upstream, wanted, None);
         for (parent, gradient) in [(hidden, gradient.hidden), (weight, gradient.weight), (bias, gradient.bias)] {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {

@@ -32,7 +32,7 @@ use burn::backend::{
 };
 use burn_tensor::{DType, Device, FloatDType, Int, Shape, Tensor, TensorData};
 
-pub(crate) use head::{Forward, Head, Kept, Parts, Tiling, head_dtype};
+pub(crate) use head::{Forward, Head, HeadGradients, HeadInputs, Kept, Tiling, head_dtype};
 pub(crate) use precision::{
     arithmetic_dtype, check_float, check_int, check_same_device, exp_is_accurate, to_arithmetic_dtype,
 };

@@ -8,7 +8,7 @@ use burn_tensor::TensorData;
 
 use super::{
     Chain, PreferenceOps, RowKernels,
-    cpu::{self, Format, RowSum, Upstream, add_rows, gradient_rows, gradient_rows_into},
+    cpu::{self, Format, Real, RowSum, Upstream, add_rows, gradient_rows, gradient_rows_into},
 };
 
 /// Runs a block of code with the array of a float tensor, f32 or f64, and converts what it gives.
@@ -97,7 +97,7 @@ fn integers(tensor: NdArrayTensor) -> Vec<i32> {
 }
 
 fn floats(tensor: NdArrayTensor) -> Vec<f64> {
-    with_floats!(tensor, array => array.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>())
+    with_floats!(tensor, array => array.iter().map(|x| x.to_f64()).collect::<Vec<f64>>())
 }
 
 fn row_sums(sums: NdArrayTensor) -> Vec<RowSum> {

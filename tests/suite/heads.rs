@@ -39,6 +39,8 @@ struct Case {
     temperature: f64,
     /// As an embedding holds it.
     transposed: bool,
+    /// If not, whether in memory it is transposed all the same, as a linear layer may be.
+    strided: bool,
     budget: usize,
     upstream: Vec<f64>,
 }
@@ -49,7 +51,12 @@ fn cases() -> impl Strategy<Value = Case> {
         // sixteenths: every format holds them
         let number = || (-32..=32i32).prop_map(|i| f64::from(i) / 16.0);
         let cells = sequences * time;
-        let shapes = (Just((sequences, time, width, vocab)), any::<bool>(), select(vec![1usize, 100, 400, 1 << 26]));
+        let shapes = (
+            Just((sequences, time, width, vocab)),
+            any::<bool>(),
+            any::<bool>(),
+            select(vec![1usize, 100, 400, 1 << 26]),
+        );
         let numbers = (
             vec(number(), cells * width),
             vec(number(), width * vocab),
@@ -64,7 +71,7 @@ fn cases() -> impl Strategy<Value = Case> {
             select(vec![1.0, 0.5, 2.0]),
         );
         (shapes, numbers, chain).prop_map(
-            |((sizes, transposed, budget), (hidden, weight, bias, tokens, mask, upstream), chain)| Case {
+            |((sizes, transposed, strided, budget), (hidden, weight, bias, tokens, mask, upstream), chain)| Case {
                 sequences: sizes.0,
                 time: sizes.1,
                 width: sizes.2,
@@ -78,6 +85,7 @@ fn cases() -> impl Strategy<Value = Case> {
                 soft_cap: chain.1,
                 temperature: chain.2,
                 transposed,
+                strided,
                 budget,
                 upstream,
             },
@@ -125,7 +133,11 @@ impl Case {
         } else {
             (self.weight.clone(), [self.width, self.vocab])
         };
-        let weight = leaf(trained.weight, floats(&weight, shape, &device, dtypes[1]));
+        let weight = match self.strided && !self.transposed {
+            false => floats(&weight, shape, &on.device, dtypes[1]),
+            true => floats(&self.transposed_weight(), [self.vocab, self.width], &on.device, dtypes[1]).transpose(),
+        };
+        let weight = leaf(trained.weight, weight.autodiff());
         let bias = self.bias.as_ref().map(|bias| {
             let bias = floats(bias, [self.vocab], &device, dtypes[1]);
             if trained.bias { bias.require_grad() } else { bias }
@@ -479,6 +491,7 @@ fn a_step_says_how_many_of_its_logits_were_made_once() {
         soft_cap: None,
         temperature: 1.0,
         transposed: false,
+        strided: false,
         budget,
         upstream: vec![1.0; 8],
     };

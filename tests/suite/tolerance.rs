@@ -71,6 +71,8 @@ pub struct Rounding {
     pub unit: f64,
     /// `E(0)`.
     exp_at_zero: f64,
+    /// `E(0)` of the exponentials over a vocabulary, which on a CPU are the crate's own.
+    row_exp_at_zero: f64,
     /// `E′`: `E(x) = E(0) + E′·|x|`.
     exp_per_unit: f64,
     /// `L`.
@@ -81,12 +83,15 @@ pub struct Rounding {
     pub division: f64,
     /// Rounding of a subnormal number, or the smallest normal one where the device may make subnormals 0.
     pub tiny: f64,
+    /// Below this an exponential over a vocabulary may count as 0.
+    row_tiny: f64,
 }
 
 impl Rounding {
     /// Of a device in f32 (which f16 and bf16 are computed in) or f64.
     ///
-    /// On a CPU `exp` and `ln` are the platform's, within 1 ulp (2 units). On a GPU WebGPU's specification counts, which
+    /// On a CPU `exp` and `ln` are the platform's, within 1 ulp (2 units); over a vocabulary `exp` is the crate's, within 1.1
+    /// ulp, and 0 below e^−86.99 (f32) and e^−708.3. On a GPU WebGPU's specification counts, which
     /// CUDA's functions keep: `exp` 3 + 2·|x| ulp, `ln` 3 ulp and 2⁻²¹ near 1, division 2.5 ulp, subnormals may be 0.
     pub fn of(on: &Tested, dtype: DType) -> Self {
         let (unit, subnormal, normal) = match dtype {
@@ -97,20 +102,24 @@ impl Rounding {
             "flex" | "ndarray" => Self {
                 unit,
                 exp_at_zero: 2.0,
+                row_exp_at_zero: 2.2,
                 exp_per_unit: 0.0,
                 log: 2.0,
                 log_near_one: 2.0 * std::f64::consts::LN_2,
                 division: 1.0,
                 tiny: subnormal,
+                row_tiny: if dtype == DType::F64 { 3e-308 } else { 1.7e-38 },
             },
             _ => Self {
                 unit,
                 exp_at_zero: 6.0,
+                row_exp_at_zero: 6.0,
                 exp_per_unit: 4.0,
                 log: 6.0,
                 log_near_one: 8.0,
                 division: 5.0,
                 tiny: normal,
+                row_tiny: normal,
             },
         }
     }
@@ -137,10 +146,10 @@ pub fn token_log_prob(rounding: Rounding, log_prob: f64, vocab: usize) -> f64 {
     rounding.bound(
         2.0 * log_prob.abs()
             + (vocab - 1.0)
-            + rounding.exp_at_zero
+            + rounding.row_exp_at_zero
             + (rounding.exp_per_unit + 1.0 + rounding.log) * log_vocab
             + rounding.log_near_one,
-    ) + vocab * rounding.tiny
+    ) + vocab * rounding.row_tiny
 }
 
 /// `upstream · (1[v = y] − p_v)`, `p_v = exp(s_v) · (1/S)`.
@@ -152,11 +161,11 @@ pub fn token_gradient(rounding: Rounding, upstream: f64, vocab: usize) -> f64 {
     let (vocab, log_vocab) = (vocab as f64, (vocab as f64).ln());
     upstream.abs()
         * (rounding.bound(
-            2.0 * rounding.exp_at_zero
+            2.0 * rounding.row_exp_at_zero
                 + (rounding.exp_per_unit + 1.0) * (log_vocab + 1.0)
                 + (vocab + 3.0)
                 + 2.0 * rounding.division,
-        ) + vocab * rounding.tiny)
+        ) + vocab * rounding.row_tiny)
         + rounding.tiny
 }
 
@@ -321,20 +330,20 @@ fn log1p(rounding: Rounding) -> f64 {
 /// these weigh `p_v`, the constant part and at most `V + 1` additions only `R/S ≤ ln S`: the largest `e` is an exact 1.
 fn log_sum_units(rounding: Rounding, of: &Distribution) -> f64 {
     (1.0 + rounding.exp_per_unit) * of.moment(1, |p| p)
-        + (rounding.exp_at_zero + of.vocab() + 1.0 + log1p(rounding)) * of.log_sum()
+        + (rounding.row_exp_at_zero + of.vocab() + 1.0 + log1p(rounding)) * of.log_sum()
 }
 
 /// `Σ p_v d_v`, in units of rounding: each `e_v d_v` errs by what `e_v` does, `d_v` itself and a product; `V − 1`
 /// additions; a division by `S`, which is rounded once more.
 fn mean_depth_units(rounding: Rounding, of: &Distribution) -> f64 {
     (1.0 + rounding.exp_per_unit) * of.moment(2, |p| p)
-        + (rounding.exp_at_zero + 2.0 + of.vocab() + rounding.division + log_sum_units(rounding, of))
+        + (rounding.row_exp_at_zero + 2.0 + of.vocab() + rounding.division + log_sum_units(rounding, of))
             * of.moment(1, |p| p)
 }
 
 /// What is lost where `exp` is subnormal, in a sum over the vocabulary of `e_v d_v`: `d` is then about 100 in f32, 750 in f64.
 fn lost(rounding: Rounding, of: &Distribution) -> f64 {
-    1000.0 * of.vocab() * rounding.tiny
+    1000.0 * of.vocab() * rounding.row_tiny
 }
 
 /// `H = ln S + Σ p_v d_v`: both parts, and their addition. All of it is relative to moments of `d` that vanish with `H`.
@@ -346,7 +355,7 @@ pub fn entropy(rounding: Rounding, of: &Distribution) -> f64 {
 /// `ln Σ e_v² − 2 ln S`: the squares err by twice what `e_v` does and a product, and weigh `p_v²`; one subtraction.
 pub fn log_sum_sq_probs(rounding: Rounding, of: &Distribution) -> f64 {
     let squares = 2.0 * (1.0 + rounding.exp_per_unit) * of.moment(1, |p| p * p)
-        + (2.0 * rounding.exp_at_zero + 1.0 + of.vocab() + 1.0 + log1p(rounding)) * of.log_sum_of_squares();
+        + (2.0 * rounding.row_exp_at_zero + 1.0 + of.vocab() + 1.0 + log1p(rounding)) * of.log_sum_of_squares();
     let difference = 2.0 * of.log_sum() - of.log_sum_of_squares();
     rounding.bound(squares + 2.0 * log_sum_units(rounding, of) + difference) + lost(rounding, of)
 }
@@ -360,7 +369,7 @@ pub fn entropy_gradient(rounding: Rounding, of: &Distribution, v: usize, upstrea
     }
     let difference = (d - of.moment(1, |p| p)).abs();
     let of_p = (1.0 + rounding.exp_per_unit) * d
-        + rounding.exp_at_zero
+        + rounding.row_exp_at_zero
         + rounding.division
         + log_sum_units(rounding, of)
         + 4.0;

@@ -119,8 +119,8 @@ impl Exponential for f64 {
 mod tests {
     use pulp::Scalar;
 
+    use super::super::map::{Map, overwrite};
     use super::*;
-    use crate::ops::cpu::map::{Map, overwrite};
 
     /// Either side of −125.5 ln 2 = −86.98997.
     const ZERO_BELOW_F32: f32 = -86.9901;

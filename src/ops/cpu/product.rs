@@ -101,6 +101,7 @@ impl<'a, T> Matrix<'a, T> {
         Self { data: &self.data[start..], layout }
     }
 
+    #[cfg(test)]
     pub(crate) fn rows(self, range: Range<usize>) -> Self {
         self.transposed().columns(range).transposed()
     }

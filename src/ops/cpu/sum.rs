@@ -144,11 +144,13 @@ impl RowSum {
     }
 
     /// `−Σ p_v log p_v = log Σ e_v + Σ p_v d_v`.
+    #[cfg(test)]
     pub(crate) fn entropy(&self) -> f64 {
         self.log_sum() + self.mean_depth()
     }
 
     /// `log Σ p_v² = log Σ e_v² − 2 log Σ e_v`.
+    #[cfg(test)]
     pub(crate) fn log_sum_sq_probs(&self) -> f64 {
         (self.squares + (self.ties - 1.0)).ln_1p() - 2.0 * self.log_sum()
     }

@@ -1,0 +1,205 @@
+//! Gradients of hidden states, weight and bias, tile by tile.
+
+use std::ops::Range;
+
+use burn::backend::{
+    Dispatch, TensorMetadata,
+    tensor::{FloatTensor, IntTensor},
+};
+use burn_tensor::{Shape, Slice, Tensor};
+
+use super::{
+    Head, HeadInputs, Kept, PreferenceOps, Product, RowSums, columns_of, gradient, kept::logits_of, logits,
+    product_into, row_parts, tile,
+};
+
+/// What a head's backward pass starts from.
+#[derive(Debug, Clone)]
+pub(crate) struct Saved<B: PreferenceOps> {
+    pub hidden: FloatTensor<B>,
+    pub weight: FloatTensor<B>,
+    pub bias: FloatTensor<B>,
+    pub targets: IntTensor<B>,
+    pub sums: FloatTensor<B>,
+    pub head: Head,
+}
+
+/// Which gradients are wanted, and what they came to.
+pub(crate) struct HeadGradients<T> {
+    pub hidden: T,
+    pub weight: T,
+    pub bias: T,
+}
+
+impl<B: PreferenceOps> Saved<B> {
+    /// The gradients of hidden states, weight and bias, each if it is wanted. Each logit is made once more, but for those of
+    /// the first rows if they were kept; their memory becomes the gradient of the weight.
+    pub(crate) fn gradient(
+        self,
+        upstream: FloatTensor<B>,
+        wanted: HeadGradients<bool>,
+        kept: Option<(FloatTensor<B>, usize)>,
+    ) -> HeadGradients<Option<FloatTensor<B>>> {
+        let head = self.head;
+        let [rows, width] = self.hidden.shape().dims();
+        let [_, vocab] = head.oriented(self.weight.shape().dims());
+        let mut summed = Summed::begin(&self, &wanted, kept);
+        for columns in columns_of(vocab, head.tiling.columns) {
+            let weight = tile::<B>(&head, &self.weight, columns.clone(), self.hidden.dtype().into());
+            let tile = Tile { weight, place: head.part(width, columns.clone()), columns };
+            summed.begin_tile(&self, &tile);
+            for part in row_parts(rows, head.tiling.rows, summed.kept_rows) {
+                let z = summed.logits(&self, &tile, &part);
+                let of_logits = gradient::<B>(
+                    &head,
+                    z,
+                    B::int_slice(self.targets.clone(), &[Slice::from(part.clone())]),
+                    of_rows::<B>(&self.sums, &part),
+                    of_rows::<B>(&upstream, &part),
+                    tile.columns.start,
+                );
+                summed.add(&self, &tile, &part, of_logits);
+            }
+            summed.end_tile(&self, &tile);
+        }
+        summed.gradients(&self, vocab)
+    }
+}
+
+/// Some columns of the vocabulary.
+struct Tile<B: PreferenceOps> {
+    columns: Range<usize>,
+    /// `[hidden, columns]`, in the format that is computed in.
+    weight: FloatTensor<B>,
+    /// Where they are in the weight.
+    place: [Range<usize>; 2],
+}
+
+/// What gradients have come to so far.
+struct Summed<B: PreferenceOps> {
+    hidden: Option<FloatTensor<B>>,
+    /// Where it was kept, the logits of tiles to come.
+    weight: Option<FloatTensor<B>>,
+    /// The current tile's part of it in the format that is computed in, if that is not the weight's own.
+    aside: Option<FloatTensor<B>>,
+    /// Of each tile, `[1, columns]`.
+    bias: Option<Vec<FloatTensor<B>>>,
+    kept_rows: usize,
+    workspace: Option<FloatTensor<B>>,
+}
+
+impl<B: PreferenceOps> Summed<B> {
+    fn begin(saved: &Saved<B>, wanted: &HeadGradients<bool>, kept: Option<(FloatTensor<B>, usize)>) -> Self {
+        let (memory, kept_rows) = kept.unzip();
+        let zeros = |like: &FloatTensor<B>| B::zeros(like.clone(), like.shape().dims(), like.dtype());
+        Self {
+            hidden: wanted.hidden.then(|| zeros(&saved.hidden)),
+            weight: memory.or_else(|| wanted.weight.then(|| zeros(&saved.weight))),
+            aside: None,
+            bias: wanted.bias.then(Vec::new),
+            kept_rows: kept_rows.unwrap_or(0),
+            workspace: None,
+        }
+    }
+
+    fn begin_tile(&mut self, saved: &Saved<B>, tile: &Tile<B>) {
+        let dtype = saved.hidden.dtype();
+        if self.weight.is_some() && saved.weight.dtype() != dtype {
+            let shape = tile.place.clone().map(|range| range.len());
+            self.aside = Some(B::zeros(saved.hidden.clone(), shape, dtype));
+        }
+    }
+
+    /// The logits of these rows in the tile: those that were kept, or the same made again.
+    fn logits(&mut self, saved: &Saved<B>, tile: &Tile<B>, part: &Range<usize>) -> FloatTensor<B> {
+        let (head, columns) = (&saved.head, tile.columns.clone());
+        if let Some(memory) = self.weight.as_ref().filter(|_| part.end <= self.kept_rows) {
+            return logits_of::<B>(head, memory, part.len(), columns);
+        }
+        let shape = [part.len(), columns.len()];
+        let place = self.workspace.take().filter(|place| place.shape().dims() == shape);
+        let place = place.unwrap_or_else(|| B::zeros(saved.hidden.clone(), shape, saved.hidden.dtype()));
+        logits::<B>(head, place, of_rows::<B>(&saved.hidden, part), tile.weight.clone(), &saved.bias, columns)
+    }
+
+    /// Adds what these rows' logits in the tile hand on.
+    fn add(&mut self, saved: &Saved<B>, tile: &Tile<B>, part: &Range<usize>, of_logits: FloatTensor<B>) {
+        let head = &saved.head;
+        let hidden = of_rows::<B>(&saved.hidden, part);
+        let first = part.start == 0;
+        self.hidden = self.hidden.take().map(|sum| {
+            let [_, columns] = hidden.shape().dims();
+            let product = Product { rows: part.clone(), columns: 0..columns, accumulate: true, scale: 1.0 };
+            product_into::<B>(head, sum, of_logits.clone(), B::float_transpose(tile.weight.clone()), product)
+        });
+        let (lhs, rhs) = match head.transposed {
+            true => (B::float_transpose(of_logits.clone()), hidden),
+            false => (B::float_transpose(hidden), of_logits.clone()),
+        };
+        let product = |[rows, columns]: [Range<usize>; 2]| Product { rows, columns, accumulate: !first, scale: 1.0 };
+        if let Some(aside) = self.aside.take() {
+            let whole = aside.shape().dims().map(|length| 0..length);
+            self.aside = Some(product_into::<B>(head, aside, lhs, rhs, product(whole)));
+        } else if let Some(sum) = self.weight.take() {
+            self.weight = Some(product_into::<B>(head, sum, lhs, rhs, product(tile.place.clone())));
+        }
+        if let Some(tiles) = &mut self.bias {
+            let sum = B::float_sum_dim(of_logits.clone(), 0);
+            let sum = if first { sum } else { B::float_add(tiles.pop().expect("of the first rows"), sum) };
+            tiles.push(sum);
+        }
+        self.workspace = Some(of_logits);
+    }
+
+    fn end_tile(&mut self, saved: &Saved<B>, tile: &Tile<B>) {
+        if let Some(aside) = self.aside.take() {
+            let place = tile.place.clone().map(Slice::from);
+            let aside = B::float_cast(aside, saved.weight.dtype().into());
+            self.weight = self.weight.take().map(|sum| B::float_slice_assign(sum, &place, aside));
+        }
+    }
+
+    fn gradients(self, saved: &Saved<B>, vocab: usize) -> HeadGradients<Option<FloatTensor<B>>> {
+        let bias = self.bias.map(|tiles| {
+            let whole = B::float_reshape(B::float_cat(tiles, 1), Shape::new([vocab]));
+            B::float_cast(whole, saved.bias.dtype().into())
+        });
+        HeadGradients { hidden: self.hidden, weight: self.weight, bias }
+    }
+}
+
+/// Some rows of a matrix.
+fn of_rows<B: PreferenceOps>(x: &FloatTensor<B>, rows: &Range<usize>) -> FloatTensor<B> {
+    let [_, columns] = x.shape().dims();
+    B::float_slice(x.clone(), &[Slice::from(rows.clone()), Slice::from(0..columns)])
+}
+
+impl Head {
+    /// The gradients of what is tracked, from those of log-probs, `[rows, 1]`, and from the logits that were kept. Without a
+    /// graph.
+    pub(crate) fn gradient(
+        &self,
+        inputs: &HeadInputs,
+        sums: RowSums,
+        upstream: Tensor<2>,
+        kept: Kept,
+    ) -> HeadGradients<Option<Tensor<2>>> {
+        let HeadInputs { hidden, weight, bias, targets } = inputs;
+        let wanted =
+            HeadGradients { hidden: hidden.is_tracked(), weight: weight.is_tracked(), bias: bias.is_tracked() };
+        let HeadInputs { hidden, weight, bias, .. } = inputs.without_autodiff();
+        let saved = Saved::<Dispatch> {
+            hidden: hidden.into_dispatch(),
+            weight: weight.into_dispatch(),
+            bias: bias.into_dispatch(),
+            targets: targets.clone().into_dispatch(),
+            sums: sums.0.into_dispatch(),
+            head: *self,
+        };
+        let kept = (kept.memory.into_dispatch(), kept.rows);
+        let gradients = saved.gradient(upstream.into_dispatch(), wanted, Some(kept));
+        let back = |gradient: Option<FloatTensor<Dispatch>>| gradient.map(Tensor::<2>::from_dispatch);
+        let of_bias = gradients.bias.map(|bias| Tensor::<1>::from_dispatch(bias).unsqueeze_dim(0));
+        HeadGradients { hidden: back(gradients.hidden), weight: back(gradients.weight), bias: of_bias }
+    }
+}
