@@ -16,6 +16,7 @@ use crate::{
 /// | `loss`   | `[1]`            | nats, **mean** over pairs              | into hidden states, weight and bias    |
 /// | `losses` | `[pairs]`        | nats                                   | none                                   |
 /// | `policy` | two of `[pairs]` | nats, **summed** over counted tokens   | none                                   |
+/// | `kept`   | scalar           | share of the logits, 0 to 1            | none                                   |
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PreferenceStep {
@@ -43,8 +44,9 @@ impl LmHead {
     ///
     /// and computed by the same code. But as the gradient is made at once, logits can wait for it in the memory that the
     /// weight's own gradient will take, so that they need not be made again: `6 N H V` operations instead of 8, in no more
-    /// memory. There is room for as many counted tokens as there are hidden numbers; beyond that the logits are made again
-    /// ([`PreferenceStep::kept`] says how many were not). Where the weight is not trained, or not of the format that is computed
+    /// memory. There is room for as many counted tokens as there are hidden numbers, and as one tile has (see
+    /// [`with_memory_budget`](Self::with_memory_budget)); beyond that the logits are made again ([`PreferenceStep::kept`] says how
+    /// many were not). Where the weight is not trained, or not of the format that is computed
     /// in, the above is what is done.
     ///
     /// # Example

@@ -2,7 +2,7 @@
 //!
 //! A binary of its own, as an allocator is a program's. One test, as others would be counted with it.
 
-use burn::tensor::{DType, Device, Tensor, TensorData, s};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, s};
 use burn_dpo::{Completions, LmHead, LossMixture, PairLogProbs, PreferenceLoss, token_log_probs, token_statistics};
 
 #[path = "../examples/measure/allocator.rs"]
@@ -60,6 +60,22 @@ fn no_more_is_held_than_gradients_and_the_budget() {
         let gradients = OF_WEIGHT + OF_HIDDEN;
         expect("a head, trained", gradients + budget, || {
             let (hidden, weight) = (hidden(), trained());
+            move || {
+                let log_probs = head(weight.clone()).token_log_probs(hidden.clone(), all).unwrap();
+                drop(weight.grad(&log_probs.sequences().sum.sum().backward()));
+            }
+        });
+        let bias = || Tensor::<1>::zeros([VOCAB], (&device.clone().autodiff(), DType::F32)).require_grad();
+        expect("a head with a bias, trained", gradients + 4 * VOCAB + budget, || {
+            let (hidden, weight, bias) = (hidden(), trained(), bias());
+            move || {
+                let head = LmHead::new(weight.clone(), Some(bias.clone())).with_memory_budget(budget);
+                let log_probs = head.token_log_probs(hidden.clone(), all).unwrap();
+                drop(weight.grad(&log_probs.sequences().sum.sum().backward()));
+            }
+        });
+        expect("a head of 16 bits, trained", OF_WEIGHT / 2 + OF_HIDDEN + budget, || {
+            let (hidden, weight) = (hidden(), constant.clone().cast(FloatDType::BF16).autodiff().require_grad());
             move || {
                 let log_probs = head(weight.clone()).token_log_probs(hidden.clone(), all).unwrap();
                 drop(weight.grad(&log_probs.sequences().sum.sum().backward()));

@@ -11,7 +11,7 @@ def median(contestant, what):
 
 
 def seconds(value):
-    return f"{value:.3f}" if value >= 0.1 else f"{1000 * value:.2f} ms"
+    return f"{1000 * value:,.0f} ms" if value >= 0.1 else f"{1000 * value:.2f} ms"
 
 
 def mebibytes(contestant):
@@ -77,7 +77,7 @@ def text(results):
     lines = [
         f"{machine['cpu']}, {machine['threads']} threads, PyTorch with {machine['instructions']}; {versions}. Medians of "
         f"{results['rounds']} rounds in which all take turns. Forward is without a graph; both together end with the "
-        "gradients. MiB: the peak beyond the inputs, gradients included. Error: the largest of all results and gradients, "
+        "gradients. MiB: the peak beyond the inputs, gradients included; ours is what is allocated, theirs what becomes resident. Error: the largest of all results and gradients, "
         "relative to their norms, against f64. Ratios are medians of the ratios of each round.",
         "",
         "![forward and backward, ours and theirs](performance.svg)",

@@ -1,7 +1,7 @@
 //! Log-probabilities from hidden states: the logits are never held.
 
 use burn::nn::{Embedding, Linear};
-use burn_tensor::{Bool, DType, FloatDType, IndexingUpdateOp, Int, Tensor};
+use burn_tensor::{Bool, DType, FloatDType, GradientCheckpointingStrategy, IndexingUpdateOp, Int, Tensor};
 
 use super::{
     TokenLogProbs, TokenStatistics,
@@ -11,8 +11,8 @@ use super::{
 use crate::{
     Completions, Error, Result,
     ops::{
-        Chain, Head, HeadInputs, Road, RowSums, Tiling, check_float, check_same_device, closed_form, head_dtype,
-        independent_of,
+        Chain, Head, HeadInputs, Road, Room, RowSums, Tiling, check_float, check_same_device, closed_form, head_dtype,
+        independent_of, multiplies_in_place,
     },
 };
 
@@ -24,7 +24,7 @@ use crate::{
 /// ```
 ///
 /// Only counted tokens are multiplied by the weight, one tile of the vocabulary after the other, within a budget of memory.
-/// What is kept for the backward pass is a few numbers per token.
+/// What is kept for the backward pass is the counted tokens' hidden states and a few numbers per token.
 ///
 /// | what             | shape                                                             | gradient         |
 /// |------------------|-------------------------------------------------------------------|------------------|
@@ -65,9 +65,9 @@ use crate::{
 /// |----------------------------|---------|----------|------------------------|
 /// | nothing (a reference)      | 1       | none     | nothing                |
 /// | hidden states (LoRA)       | 2       | none     | `N · H` numbers        |
-/// | the head as well           | 1       | 3        | 8 numbers per token    |
+/// | the head as well           | 1       | 3        | `N · H` numbers, and 8 per token |
 ///
-/// Where the loss is known, [`preference_step`](Self::preference_step) does the last in 3.
+/// With statistics a frozen head takes 1 and 2. Where the loss is known, [`preference_step`](Self::preference_step) does the last in 3.
 ///
 /// # Source
 /// The online softmax of Milakov and Gimelshein 2018 (arXiv:1805.02867), by tiles of the vocabulary as in Wijmans et al. 2024
@@ -129,8 +129,12 @@ impl LmHead {
         Self { scale, ..self }
     }
 
-    /// How many bytes may be held beyond the gradients: logits, above all. Fewer cost nothing but time, and little of it above
-    /// some MiB. What matrix products need for themselves, some MiB per thread, is not counted.
+    /// How many bytes may be held beyond the gradients: tiles of logits, and the counted tokens' hidden states. Fewer cost nothing
+    /// but time, and little of it above some MiB.
+    ///
+    /// Hidden states are held in any case; logits get what is left, a quarter at least. Not counted is what matrix products pack
+    /// their factors into, some MiB per thread. Kept to on burn's Flex backend; where burn's operations do the work the tiles are
+    /// smaller, to make up for copies of them, but what else burn copies is not ours to count.
     pub fn with_memory_budget(self, bytes: usize) -> Self {
         Self { budget: bytes, ..self }
     }
@@ -144,8 +148,8 @@ impl LmHead {
     /// returns them.
     ///
     /// The same as [`token_log_probs`](crate::token_log_probs) of the logits, with the same edge cases: what the mask leaves
-    /// out cannot be seen, a counted id outside the vocabulary is NaN. A tile's tensors are shared by its rows, so NaN in the
-    /// *weight* is NaN everywhere.
+    /// out cannot be seen, a counted id outside the vocabulary is NaN. NaN in a counted position's hidden states is NaN there,
+    /// and in the weight's gradient if anything flows into that position; in the weight it is NaN everywhere.
     ///
     /// Which tokens count has to be known here. Completions made from lengths know it; others read their mask once (see
     /// [`Completions::locate`]).
@@ -196,27 +200,46 @@ impl LmHead {
         if vocab == 0 {
             return Err(Error::EmptyVocabulary { what: "weight" });
         }
+        if own_width == 0 {
+            return Err(Error::Shape { what: "weight", expected: vec![1, vocab], actual: vec![0, vocab] });
+        }
         check_float("hidden", hidden)?;
         check_float("weight", &self.weight)?;
-        let (device, strategy) = (hidden.device(), hidden.gradient_checkpointing_strategy());
-        let tracked_alike = |what, is_autodiff: bool, own| {
-            let differ = hidden.is_autodiff() && is_autodiff && own != strategy;
-            if differ { Err(Error::Checkpointing { left: "hidden", right: what }) } else { Ok(()) }
-        };
+        let device = hidden.device();
         check_same_device("hidden", &device, "completions", &completions.device())?;
         check_same_device("hidden", &device, "weight", &self.weight.device())?;
-        tracked_alike("weight", self.weight.is_autodiff(), self.weight.gradient_checkpointing_strategy())?;
+        let mut strategies = vec![
+            ("hidden", hidden.gradient_checkpointing_strategy()),
+            ("weight", self.weight.gradient_checkpointing_strategy()),
+        ];
         if let Some(bias) = &self.bias {
             if bias.dims() != [vocab] {
                 return Err(Error::Shape { what: "bias", expected: vec![vocab], actual: bias.dims().to_vec() });
             }
             check_float("bias", bias)?;
             check_same_device("hidden", &device, "bias", &bias.device())?;
-            tracked_alike("bias", bias.is_autodiff(), bias.gradient_checkpointing_strategy())?;
+            strategies.push(("bias", bias.gradient_checkpointing_strategy()));
         }
-        positive("temperature", self.temperature)?;
-        positive("softcap", self.soft_cap.unwrap_or(1.0))?;
-        positive("the absolute value of scale", self.scale.abs())
+        expect_one_strategy(&strategies)?;
+        let positive = |name, value: f64, of_it: f64| {
+            let fits = value > 0.0 && (of_it as f32).is_finite() && of_it as f32 > 0.0;
+            if fits {
+                Ok(())
+            } else {
+                Err(Error::Parameter { name, value, expected: "a number above 0 that f32 can hold" })
+            }
+        };
+        let cap = self.soft_cap.unwrap_or(1.0);
+        positive("temperature", self.temperature, self.temperature)?;
+        positive("softcap", cap, cap / self.temperature)?;
+        if self.scale == 0.0 || !((self.scale / self.temperature) as f32).is_normal() {
+            return Err(Error::Parameter {
+                name: "scale",
+                value: self.scale,
+                expected: "a number other than 0 that, divided by the temperature, f32 can hold",
+            });
+        }
+        Ok(())
     }
 
     /// `[hidden, vocab]`.
@@ -249,13 +272,20 @@ impl LmHead {
         let bias = self.bias.clone().unwrap_or_else(|| Tensor::empty([0], (&hidden.device(), dtype)));
         let road = self.road();
         let rows = positions.on_host.len();
-        // beside the logits a tile of the weight and of its gradient may have to be held in the format computed in
-        let beside = if self.weight.dtype() == dtype { 0 } else { 2 * width };
+        let room = Room {
+            bytes: self.logit_budget(rows, width, dtype),
+            dtype,
+            rows,
+            hidden: width,
+            vocab,
+            converted: self.weight.dtype() != dtype,
+            in_place: multiplies_in_place(&hidden.device(), road),
+        };
         let head = Head {
             transposed: self.transposed,
             biased: self.bias.is_some(),
             chain: Chain { scale: self.scale / self.temperature, cap: self.soft_cap.map(|cap| cap / self.temperature) },
-            tiling: Tiling::within(self.logit_budget(rows, width, dtype), rows, beside, vocab, dtype, road),
+            tiling: Tiling::within(&room, road),
             road,
         };
         let inputs = HeadInputs {
@@ -267,9 +297,9 @@ impl LmHead {
         Ok(Some(Rows { inputs, head, positions: positions.on_device.clone(), targets }))
     }
 
-    /// What of the budget is left once the counted tokens' hidden states and their gradient are held.
+    /// What of the budget is left once the counted tokens' hidden states, a copy, and their gradient are held; a quarter at least.
     fn logit_budget(&self, rows: usize, width: usize, dtype: DType) -> usize {
-        self.budget.saturating_sub(2 * rows * width * dtype.size()).max(self.budget / 4)
+        self.budget.saturating_sub(3 * rows * width * dtype.size()).max(self.budget / 4)
     }
 
     /// The log-probs of no counted token, in the graph.
@@ -285,11 +315,13 @@ impl LmHead {
     }
 }
 
-fn positive(name: &'static str, value: f64) -> Result<()> {
-    if value > 0.0 && value.is_finite() {
-        Ok(())
-    } else {
-        Err(Error::Parameter { name, value, expected: "a finite number above 0" })
+/// burn cannot join tensors that are recorded under different strategies in one graph.
+fn expect_one_strategy(strategies: &[(&'static str, Option<GradientCheckpointingStrategy>)]) -> Result<()> {
+    let mut recorded = strategies.iter().filter(|(_, strategy)| strategy.is_some());
+    let Some((left, first)) = recorded.next() else { return Ok(()) };
+    match recorded.find(|(_, strategy)| strategy != first) {
+        Some((right, _)) => Err(Error::Checkpointing { left, right }),
+        None => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A vocabulary in several parts: on several devices, in several processes, or read one after the other.
 
-use burn_tensor::{Device, Tensor};
+use burn_tensor::{DType, Device, FloatDType, Tensor};
 
 use super::{
     TokenLogProbs,
@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     Completions, Error, Result,
-    ops::{Road, RowSums, arithmetic_dtype, check_float, check_same_device, independent_of, with_row_gradient},
+    ops::{
+        Road, RowSums, arithmetic_dtype, check_float, check_same_device, computes_in, independent_of, with_row_gradient,
+    },
+    pairs::common_dtype,
 };
 
 /// What one part of the vocabulary, or several together, says of every position: enough to know log-probs and gradient
@@ -21,7 +24,7 @@ use crate::{
 /// | 0 | `m`; −∞ of nothing |
 /// | 1 | how many of its logits equal `m` |
 /// | 2 | `Σ e_v` over all others, so that near certainty nothing is lost |
-/// | 3, 4, 5, 6 | of no use here |
+/// | 3, 4, 5, 6 | nothing |
 /// | 7 | the logit of the position's token; NaN if it is in another part |
 ///
 /// # Example
@@ -82,7 +85,8 @@ impl VocabularyPart {
     /// m = max(m₁, m₂)        Σ = exp(m₁ − m) Σ₁ + exp(m₂ − m) Σ₂        target = whichever has it
     /// ```
     ///
-    /// Associative and commutative up to rounding, so parts may be merged in any order, in any tree.
+    /// Associative and commutative up to rounding, so parts may be merged in any order, in any tree. If one is in f64, so is
+    /// the result.
     ///
     /// # Errors
     /// [`Error::Shape`] if they are of different numbers of positions, [`Error::Device`] if they are on different devices.
@@ -95,13 +99,16 @@ impl VocabularyPart {
         if one[0] == 0 {
             return Ok(self);
         }
-        Ok(Self { sums: self.sums.merge(other.sums) })
+        let dtype = common_dtype([self.sums.0.dtype(), other.sums.0.dtype()]);
+        let [one, two] = [self, other].map(|part| RowSums(part.sums.0.cast(FloatDType::from(dtype))));
+        Ok(Self { sums: one.merge(two) })
     }
 
     /// The log-probs, given what is known of the whole vocabulary, in the graph of this part's logits.
     ///
-    /// The values are the same for every part; a backward pass from them reaches the logits of this one. Ids that the
-    /// vocabulary has but no merged part had are NaN.
+    /// The values are the same for every part; a backward pass from them reaches the logits of this one. Give the offset that the
+    /// part was made with: where in the vocabulary these logits belong cannot be seen from them. Ids that the vocabulary has but
+    /// no merged part had are NaN, and so is their gradient.
     ///
     /// # Errors
     /// Those of [`of`](Self::of); [`Error::Shape`] if `self` is of another number of positions.
@@ -129,7 +136,7 @@ impl VocabularyPart {
         Ok(targets.log_probs(with_row_gradient(self.sums.log_prob(), z, &targets.ids, &self.sums, offset, road)))
     }
 
-    /// The numbers, `[sequences · time, 8]`, to be sent elsewhere. f64 on burn's Flex backend.
+    /// The numbers, `[sequences · time, 8]`, to be sent elsewhere: f64 from burn's CPU backends, else in the format computed in.
     pub fn to_tensor(&self) -> Tensor<2> {
         self.sums.0.clone()
     }
@@ -137,7 +144,8 @@ impl VocabularyPart {
     /// From [`to_tensor`](Self::to_tensor)'s numbers, on the device that they are to be merged on.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless there are 8 for each position, [`Error::DType`] for a format in which the device cannot compute.
+    /// [`Error::Shape`] unless there are 8 for each position, [`Error::DType`] for a format in which the device cannot compute, and
+    /// for 16 bits, which cannot hold them.
     pub fn from_tensor(numbers: Tensor<2>) -> Result<Self> {
         let [rows, columns] = numbers.dims();
         if columns != Self::NUMBERS {
@@ -148,18 +156,28 @@ impl VocabularyPart {
             });
         }
         check_float("a part of the vocabulary", &numbers)?;
+        if arithmetic_dtype(numbers.dtype()) != numbers.dtype() {
+            let (dtype, device) = (format!("{:?}", numbers.dtype()), format!("{:?}", numbers.device()));
+            return Err(Error::DType { what: "a part of the vocabulary", dtype, device });
+        }
         Ok(Self { sums: RowSums(numbers.without_autodiff()) })
     }
 
-    /// The same on another device.
+    /// The same on another device, in f32 if it does not compute in f64.
     pub fn to_device(self, device: &Device) -> Self {
-        Self { sums: RowSums(self.sums.0.to_device(&device.clone().without_autodiff())) }
+        let device = device.clone().without_autodiff();
+        let dtype = if computes_in(&device, DType::F64) { self.sums.0.dtype() } else { DType::F32 };
+        Self { sums: RowSums(self.sums.0.cast(FloatDType::from(dtype)).to_device(&device)) }
     }
 }
 
 fn check_part(logits: &Tensor<3>, completions: &Completions, offset: usize, vocab_size: usize) -> Result<()> {
     check_logits(logits, completions)?;
     let [sequences, time, columns] = logits.dims();
+    if vocab_size > i32::MAX as usize {
+        let expected = "at most 2147483647, what ids of 32 bits can name";
+        return Err(Error::Parameter { name: "vocab_size", value: vocab_size as f64, expected });
+    }
     if offset.saturating_add(columns) > vocab_size {
         let left = vocab_size.saturating_sub(offset);
         return Err(Error::Shape {

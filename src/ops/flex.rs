@@ -5,8 +5,9 @@ use std::ops::Range;
 use burn::backend::{
     Flex,
     flex::{FlexTensor, Layout},
+    ops::FloatTensorOps,
 };
-use burn_tensor::{Bytes, DType, Element, Shape, bf16, f16};
+use burn_tensor::{Bytes, DType, Element, FloatDType, Shape, bf16, f16};
 use bytemuck::Pod;
 use rayon::prelude::*;
 
@@ -69,7 +70,7 @@ impl PreferenceOps for Flex {
         let upstream = upstreams(&upstream);
         let chain = cpu::Chain { scale: chain.scale, cap: chain.cap };
         let width = columns(&z);
-        let (targets, sums) = (targets.to_contiguous(), sums.to_contiguous());
+        let (targets, sums) = (targets.to_contiguous(), wide(sums));
         let (targets, sums) = (slice::<i32>(&targets), row_sums(&sums));
         with_format!(z.dtype(), F => in_place_or_beside::<F>(
             z,
@@ -104,6 +105,7 @@ impl PreferenceOps for Flex {
             let scale = how.scale as T;
             let [_, width]: [usize; 2] = destination.layout().shape().dims();
             let rows = destination.layout().shape().dims::<2>()[0];
+            let (lhs, rhs) = (unflipped(lhs), unflipped(rhs));
             in_place::<T>(destination, |numbers| {
                 let part = MatrixMut::new(numbers, rows, width, width, 1).rows(how.rows).columns(how.columns);
                 product(part, how.accumulate, scale, matrix::<T>(&lhs), matrix::<T>(&rhs));
@@ -118,7 +120,7 @@ impl PreferenceOps for Flex {
     }
 
     fn times(x: FlexTensor, factor: FlexTensor) -> FlexTensor {
-        let factor = number(&factor, 0);
+        let factor = number(&factor, factor.layout().start_offset());
         if factor == 1.0 {
             return x;
         }
@@ -142,7 +144,7 @@ impl RowKernels for Flex {
     }
 
     fn exp_rows(z: FlexTensor, sums: FlexTensor, cap: Option<f64>) -> FlexTensor {
-        let sums = sums.to_contiguous();
+        let sums = wide(sums);
         let sums = row_sums(&sums);
         let (width, counted) = (columns(&z), vec![0; sums.len()]);
         with_arithmetic!(z.dtype(), T => in_place::<T>(z, |z| cpu::exp_rows(z, width, &counted, sums, cap)))
@@ -176,6 +178,11 @@ fn zeros<E: Element + Pod + Send + Sync>(shape: [usize; 2]) -> FlexTensor {
     new::<E>(bytemuck::zeroed_vec(shape[0] * shape[1]), shape)
 }
 
+/// Sums in f64, also if they were made elsewhere.
+fn wide(sums: FlexTensor) -> FlexTensor {
+    Flex::float_cast(sums, FloatDType::F64).to_contiguous()
+}
+
 fn row_sums(sums: &FlexTensor) -> &[RowSum] {
     bytemuck::cast_slice(slice::<f64>(sums))
 }
@@ -201,13 +208,18 @@ fn upstreams(upstream: &FlexTensor) -> Vec<Upstream> {
         .collect()
 }
 
+/// The same matrix in memory of its own if it is read backwards.
+fn unflipped(tensor: FlexTensor) -> FlexTensor {
+    if tensor.layout().strides().iter().any(|stride| *stride < 0) { tensor.to_contiguous() } else { tensor }
+}
+
 /// A view of a matrix, whatever its strides.
 fn matrix<T: Element + Pod + Real>(tensor: &FlexTensor) -> Matrix<'_, T> {
     let layout = tensor.layout();
     let [rows, columns]: [usize; 2] = layout.shape().dims();
     let strides = layout.strides();
-    let [row_stride, column_stride] = [0, 1]
-        .map(|axis: usize| usize::try_from(strides[axis]).expect("matrices that a head multiplies are not flipped"));
+    let [row_stride, column_stride] =
+        [0, 1].map(|axis: usize| usize::try_from(strides[axis]).expect("a matrix that is not flipped"));
     let numbers = &tensor.storage::<T>()[layout.start_offset().min(tensor.storage::<T>().len())..];
     Matrix::new(numbers, rows, columns, row_stride, column_stride)
 }

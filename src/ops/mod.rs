@@ -7,7 +7,7 @@
 //! Two things are known of a block of logits `[rows, columns]`: what it adds to its rows ([`RowSums`], merged over blocks),
 //! and, once the whole row is known, its gradient ([`PreferenceOps::row_gradient`]). Logits that a model returned are one
 //! block as wide as the vocabulary; an LM head (`head`) makes one tile of the vocabulary after the other. Where the backend
-//! has kernels of its own (`flex` over `cpu`), each block is read once.
+//! has kernels of its own (`flex` and `ndarray` over `cpu`), each block is read once.
 // burn calls its ndarray and libtorch backends deprecated; this crate supports them while burn does.
 #![allow(deprecated)]
 
@@ -32,9 +32,9 @@ use burn::backend::{
 };
 use burn_tensor::{DType, Device, FloatDType, Int, Shape, Tensor, TensorData};
 
-pub(crate) use head::{Forward, Head, HeadGradients, HeadInputs, Kept, Tiling, head_dtype};
+pub(crate) use head::{Forward, Head, HeadGradients, HeadInputs, Kept, Room, Tiling, head_dtype};
 pub(crate) use precision::{
-    arithmetic_dtype, check_float, check_int, check_same_device, exp_is_accurate, to_arithmetic_dtype,
+    arithmetic_dtype, check_float, check_int, check_same_device, computes_in, exp_is_accurate, to_arithmetic_dtype,
 };
 pub(crate) use reduce::{count, max_of_rows, sum_in_blocks};
 pub(crate) use sums::RowSums;
@@ -240,6 +240,16 @@ pub trait RowKernels: Backend {
 
     /// `exp(z − max)`, times what a soft cap makes of a derivative.
     fn exp_rows(z: FloatTensor<Self>, sums: FloatTensor<Self>, cap: Option<f64>) -> FloatTensor<Self>;
+}
+
+/// Whether products stay in the memory of their destination, and parts of a weight are looked at, not copied.
+pub(crate) fn multiplies_in_place(device: &Device, road: Road) -> bool {
+    match device.clone().without_autodiff().as_dispatch() {
+        #[cfg(feature = "flex")]
+        DispatchDevice::Flex(_) => road == Road::Kernels,
+        #[allow(unreachable_patterns)] // if there is no other backend
+        _ => false,
+    }
 }
 
 /// Whether the device's backend is one of those.

@@ -7,7 +7,7 @@ use burn::backend::{
 };
 use burn::tensor::{BoolDType, DType, FloatDType, Shape, Slice, TensorData};
 
-use super::{Chain, NOWHERE, Product, precision::arithmetic_dtype, sums::column};
+use super::{Chain, Product, precision::arithmetic_dtype, sums::column};
 
 /// See [`PreferenceOps::row_gradient`](super::PreferenceOps::row_gradient).
 ///
@@ -95,8 +95,7 @@ pub(super) fn row_gradient<B: Backend>(
         Some(h) => B::bool_and(no_log_prob.clone(), B::float_equal_elem(h, 0.0.into(), bools)),
     };
     let uncounted = B::int_lower_elem(targets.clone(), 0.into(), bools);
-    let outside = B::int_equal_elem(targets, NOWHERE.into(), bools);
-    let outside = B::bool_and(B::bool_reshape(outside, Shape::new([rows, 1])), B::bool_not(no_log_prob));
+    let outside = B::bool_and(B::float_is_nan(target, bools), B::bool_not(no_log_prob));
     let no_distribution = B::bool_or(
         B::bool_not(is_finite::<B>(max, bools)),
         B::bool_or(
@@ -162,9 +161,11 @@ pub(super) fn times<B: Backend>(x: FloatTensor<B>, factor: FloatTensor<B>) -> Fl
     let bools = get_or_init_device_settings::<B>(&x.device()).bool_dtype;
     let shape = x.shape();
     let ones = Shape::from(vec![1; shape.num_dims()]);
-    let factor = B::float_cast(B::float_reshape(factor, ones), x.dtype().into());
+    let (own_dtype, dtype) = (x.dtype(), factor.dtype()); // a factor may be too large for 16 bits, or too small
+    let factor = B::float_reshape(factor, ones);
     let unused = B::bool_expand(B::float_equal_elem(factor.clone(), 0.0.into(), bools), shape);
-    B::float_mask_fill(B::float_mul(x, factor), unused, 0.0.into())
+    let product = B::float_mul(B::float_cast(x, dtype.into()), factor);
+    B::float_cast(B::float_mask_fill(product, unused, 0.0.into()), own_dtype.into())
 }
 
 fn column_of<B: Backend>(x: &FloatTensor<B>, index: usize) -> FloatTensor<B> {

@@ -43,7 +43,7 @@ pub(crate) fn arithmetic_dtype(dtype: DType) -> DType {
 
 /// Whether the device computes in a format. It says so itself, but on wgpu it is wrong about f64: there `exp` and `ln` of
 /// f64 give arbitrary numbers (neither WGSL nor SPIR-V has them).
-fn computes_in(device: &Device, dtype: DType) -> bool {
+pub(crate) fn computes_in(device: &Device, dtype: DType) -> bool {
     device.supports_dtype(dtype) && !(dtype == DType::F64 && is_wgpu(device))
 }
 

@@ -34,7 +34,7 @@ pub(super) mod column {
 /// | `argmax`  | the first column of the largest; NaN where there is NaN                                 |
 /// | `target`  | the target's logit; NaN if its column is not here                                       |
 ///
-/// The four from `depth` to `argmax` are 0 unless statistics were asked for. In f64 where kernels made them, else in the format computed in.
+/// The four from `depth` to `argmax` say nothing unless statistics were asked for. In f64 where kernels made them, else in the format computed in.
 #[derive(Debug, Clone)]
 pub(crate) struct RowSums(pub(crate) Tensor<2>);
 
@@ -196,7 +196,7 @@ fn portable(z: Tensor<2>, targets: &Tensor<1, Int>, offset: usize, statistics: O
 }
 
 /// The largest entry of each row; 0 for a row of nothing but −inf, where any other would give `inf − inf`.
-fn finite_or_zero(max: Tensor<2>) -> Tensor<2> {
+pub(super) fn finite_or_zero(max: Tensor<2>) -> Tensor<2> {
     let lowest = if max.dtype() == DType::F64 { f64::MIN } else { f32::MIN as f64 };
     let all_infinite = max.clone().lower_elem(lowest);
     max.mask_fill(all_infinite, 0.0)

@@ -217,13 +217,6 @@ fn results_repeat_bit_by_bit_by_every_road() {
     });
 }
 
-#[test]
-fn only_roads_from_hidden_states_multiply() {
-    for road in &ROADS {
-        assert_eq!(road.multiplies, road.name.starts_with("hidden"), "{}", road.name);
-    }
-}
-
 /// A vocabulary in up to eight parts of unequal width, merged in any order, has the log-probs of the whole, and every part its
 /// own piece of the gradient.
 #[test]
@@ -313,10 +306,65 @@ fn parts_that_do_not_go_together_are_refused() {
         let error = VocabularyPart::of(&logits(3, 3), &completions(3), 2, 4).unwrap_err();
         prop_assert_eq!(error.to_string(), "a part of the vocabulary has shape [1, 3, 3], expected [1, 3, 2]");
         let part = |time| VocabularyPart::of(&logits(time, 2), &completions(time), 0, 4).unwrap();
-        prop_assert!(part(3).merge(part(2)).is_err());
-        prop_assert!(part(3).token_log_probs(logits(2, 2), &completions(2), 0, 4).is_err());
+        let error = part(3).merge(part(2)).unwrap_err();
+        prop_assert_eq!(error.to_string(), "the other part has shape [2, 8], expected [3, 8]");
+        let error = part(3).token_log_probs(logits(2, 2), &completions(2), 0, 4).unwrap_err();
+        prop_assert_eq!(error.to_string(), "the merged parts has shape [3, 8], expected [2, 8]");
+        let error = VocabularyPart::of(&logits(3, 3), &completions(3), 0, usize::MAX).unwrap_err();
+        prop_assert!(error.to_string().starts_with("vocab_size is "), "{}", error);
         let error = VocabularyPart::from_tensor(Tensor::zeros([3, 7], device)).unwrap_err();
         prop_assert_eq!(error.to_string(), "a part of the vocabulary has shape [3, 7], expected [3, 8]");
+        Ok(())
+    });
+}
+
+/// Numbers may be sent in either format, merged with others, and differentiated behind.
+#[test]
+fn numbers_of_a_part_may_come_in_another_format() {
+    for_several(batches_that_predict(), |on, batch| {
+        let completions = batch.completions(&on.device);
+        let half = batch.vocab / 2;
+        let part = |range: std::ops::Range<usize>, dtype: DType| {
+            let logits = batch.logits(&on.device, DType::F32).slice(s![.., .., range.clone()]);
+            let part = VocabularyPart::of(&logits, &completions, range.start, batch.vocab).unwrap();
+            VocabularyPart::from_tensor(part.to_tensor().cast(FloatDType::from(dtype))).unwrap()
+        };
+        let formats: Vec<DType> = on.arithmetic_dtypes().collect();
+        for (one, two) in formats.iter().flat_map(|one| formats.iter().map(move |two| (*one, *two))) {
+            let merged = part(0..half.max(1), one);
+            let merged = if half > 0 { merged.merge(part(half..batch.vocab, two)).unwrap() } else { merged };
+            let leaf = batch.logits(&on.device, DType::F32).autodiff().require_grad();
+            let scored = merged.token_log_probs(leaf.clone(), &completions, 0, batch.vocab).unwrap();
+            let rounding = Rounding::of(on, DType::F32);
+            let expected = batch.expected();
+            // in f32 the largest logit, the sums and the target's logit are rounded once more
+            expect_close("log-prob", DType::F32, &numbers(&scored.values()), &expected.log_probs, |i| {
+                2.0 * tolerance::token_log_prob(rounding, expected.log_probs[i], batch.vocab + 8)
+            })?;
+            let gradient = gradient_of_sum(scored.values(), &leaf);
+            let upstream = vec![1.0; batch.upstream.len()];
+            let expected = Batch { upstream, ..batch.clone() }.expected().gradient;
+            let bound = 2.0 * tolerance::token_gradient(rounding, 1.0, batch.vocab + 8);
+            expect_close("gradient", DType::F32, &gradient, &expected, |_| bound)?;
+        }
+        Ok(())
+    });
+}
+
+/// An id of the vocabulary that no merged part had: NaN, value and gradient, as one that the vocabulary does not have.
+#[test]
+fn an_id_that_no_part_had_is_nan() {
+    on_every_device(|on| {
+        let completions = Completions::from_sequences(&[[0, 3, 1]], &[1], 4, &on.device).unwrap();
+        let logits = floats(&[0.0, 1.0, 2.0, 0.5, 1.5, -1.0], [1, 3, 2], &on.device, DType::F32);
+        let leaf = logits.autodiff().require_grad();
+        let part = VocabularyPart::of(&leaf, &completions, 0, 4).unwrap();
+        let values = part.token_log_probs(leaf.clone(), &completions, 0, 4).unwrap().values();
+        let log_probs = numbers(&values);
+        prop_assert!(log_probs[0].is_nan() && log_probs[1].is_finite(), "{:?}", log_probs);
+        let gradient = gradient_of_sum(values, &leaf);
+        let nan: Vec<bool> = gradient.iter().map(|g| g.is_nan()).collect();
+        prop_assert_eq!(nan, [true, true, false, false, false, false]);
         Ok(())
     });
 }

@@ -118,7 +118,8 @@ fn own_column(target: i32, upstream: Upstream, offset: usize, width: usize) -> O
 /// Overwrites rows of logits with `e_v (1 − (z_v/c)²)`: probabilities before they are divided by their sum, times the slope of
 /// the cap if there is one.
 ///
-/// A row that is not counted gets 0, one without a distribution NaN.
+/// A row that is not counted gets 0, and so does one of which nothing but −∞ is known yet; one that will have no distribution
+/// gets NaN.
 pub(crate) fn exp_rows<T: Real>(z: &mut [T], width: usize, targets: &[i32], sums: &[RowSum], cap: Option<f64>) {
     check(z, width, targets, sums);
     if width == 0 {
@@ -126,7 +127,8 @@ pub(crate) fn exp_rows<T: Real>(z: &mut [T], width: usize, targets: &[i32], sums
     }
     let segment = segment_width(width, targets);
     z.par_chunks_mut(width).zip(targets).zip(sums).for_each(|((row, &target), sum)| {
-        if target == UNCOUNTED {
+        let nothing_yet = sum.max == f64::NEG_INFINITY && !sum.rest.is_nan();
+        if target == UNCOUNTED || nothing_yet {
             row.fill(T::ZERO);
         } else if sum.log_sum().is_nan() {
             row.fill(T::NAN);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::backend::{
-    Dispatch, TensorMetadata,
+    Dispatch, TensorMetadata, get_or_init_device_settings,
     tensor::{FloatTensor, IntTensor},
 };
 use burn_tensor::{Shape, Slice, Tensor};
@@ -34,12 +34,15 @@ pub(crate) struct HeadGradients<T> {
 impl<B: PreferenceOps> Saved<B> {
     /// The gradients of hidden states, weight and bias, each if it is wanted. Each logit is made once more, but for those of
     /// the first rows if they were kept; their memory becomes the gradient of the weight.
+    ///
+    /// A row into which nothing flows hands nothing on, whatever its hidden states hold.
     pub(crate) fn gradient(
-        self,
+        mut self,
         upstream: FloatTensor<B>,
         wanted: HeadGradients<bool>,
         kept: Option<(FloatTensor<B>, usize)>,
     ) -> HeadGradients<Option<FloatTensor<B>>> {
+        self.hidden = without_silent_rows::<B>(self.hidden, &upstream);
         let head = self.head;
         let [rows, width] = self.hidden.shape().dims();
         let [_, vocab] = head.oriented(self.weight.shape().dims());
@@ -166,6 +169,21 @@ impl<B: PreferenceOps> Summed<B> {
         });
         HeadGradients { hidden: self.hidden, weight: self.weight, bias }
     }
+}
+
+/// Hidden states, 0 where the gradients of log-prob and entropy are: the product of NaN with 0 would be NaN.
+fn without_silent_rows<B: PreferenceOps>(hidden: FloatTensor<B>, upstream: &FloatTensor<B>) -> FloatTensor<B> {
+    let bools = get_or_init_device_settings::<B>(&hidden.device()).bool_dtype;
+    let [rows, outputs] = upstream.shape().dims();
+    let silent = (0..outputs)
+        .map(|output| {
+            let one = [Slice::from(0..rows), Slice::from(output..output + 1)];
+            B::float_equal_elem(B::float_slice(upstream.clone(), &one), 0.0.into(), bools)
+        })
+        .reduce(B::bool_and)
+        .expect("a log-prob at least");
+    let shape = hidden.shape();
+    B::float_mask_fill(hidden, B::bool_expand(silent, shape), 0.0.into())
 }
 
 /// Some rows of a matrix.

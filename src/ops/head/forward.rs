@@ -5,7 +5,10 @@ use std::ops::Range;
 use burn::backend::Dispatch;
 use burn_tensor::{FloatDType, Tensor, s};
 
-use super::{Head, HeadInputs, Kept, Product, Road, RowKernels, RowSums, columns_of, logits, row_parts, tile, zeros};
+use super::{
+    Head, HeadInputs, Kept, Product, Road, RowKernels, RowSums, columns_of, finite_or_zero, logits, row_parts, tile,
+    zeros,
+};
 
 /// What one pass over the vocabulary gives.
 pub(crate) struct Forward {
@@ -129,7 +132,8 @@ fn exp_rows(z: Tensor<2>, sums: &RowSums, cap: Option<f64>, road: Road) -> Tenso
             Tensor::from_dispatch(Dispatch::exp_rows(z.into_dispatch(), sums.0.clone().into_dispatch(), cap))
         }
         Road::Portable => {
-            let exp = (z.clone() - sums.max().cast(FloatDType::from(z.dtype()))).exp();
+            // of nothing but −∞ so far nothing weighs
+            let exp = (z.clone() - finite_or_zero(sums.max().cast(FloatDType::from(z.dtype())))).exp();
             match cap {
                 None => exp,
                 Some(cap) => exp * (-(z / cap).square() + 1.0),

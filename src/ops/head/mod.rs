@@ -16,11 +16,13 @@ use burn::backend::{
 };
 use burn_tensor::{DType, FloatDType, Int, Shape, Slice, Tensor};
 
-use super::{Chain, PreferenceOps, Product, Road, RowKernels, RowSums, arithmetic_dtype, portable, zeros};
+use super::{
+    Chain, PreferenceOps, Product, Road, RowKernels, RowSums, arithmetic_dtype, portable, sums::finite_or_zero, zeros,
+};
 pub(crate) use backward::{HeadGradients, Saved};
 pub(crate) use forward::Forward;
 pub(crate) use kept::Kept;
-pub(crate) use tiling::Tiling;
+pub(crate) use tiling::{Room, Tiling};
 use tiling::{columns_of, row_parts};
 
 /// How logits come about: `z = cap · tanh(scale · (hidden · weight + bias) / cap)`, or without the cap; and in which tiles.
@@ -136,15 +138,16 @@ fn logits<B: PreferenceOps>(
     columns: Range<usize>,
 ) -> FloatTensor<B> {
     let [rows, width] = place.shape().dims();
-    let place = if head.biased {
-        let bias = B::float_slice(bias.clone(), &[Slice::from(columns)]);
-        let bias = B::float_cast(B::float_reshape(bias, Shape::new([1, width])), hidden.dtype().into());
-        B::float_repeat_dim(B::float_mul_scalar(bias, head.chain.scale.into()), 0, rows)
-    } else {
-        place
-    };
-    let product = Product { rows: 0..rows, columns: 0..width, accumulate: head.biased, scale: head.chain.scale };
+    let dtype = FloatDType::from(hidden.dtype());
+    let product = Product { rows: 0..rows, columns: 0..width, accumulate: false, scale: head.chain.scale };
     let z = product_into::<B>(head, place, hidden, tile, product);
+    let z = if head.biased {
+        let bias = B::float_slice(bias.clone(), &[Slice::from(columns)]);
+        let bias = B::float_cast(B::float_reshape(bias, Shape::new([1, width])), dtype);
+        B::float_add(z, B::float_mul_scalar(bias, head.chain.scale.into()))
+    } else {
+        z
+    };
     match (head.chain.cap, head.road) {
         (None, _) => z,
         (Some(cap), Road::Kernels) => B::soft_cap(z, cap),

@@ -15,33 +15,49 @@ pub struct Tiling {
     pub columns: usize,
 }
 
+/// What tiles have to fit into.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) bytes: usize,
+    /// The format that is computed in.
+    pub(crate) dtype: DType,
+    pub(crate) rows: usize,
+    pub(crate) hidden: usize,
+    pub(crate) vocab: usize,
+    /// Whether the weight comes in another format: a tile of it and of its gradient are then held in this one.
+    pub(crate) converted: bool,
+    /// Whether products stay in the memory of their destination, and a tile of the weight is not a copy.
+    pub(crate) in_place: bool,
+}
+
 impl Tiling {
-    /// A tile is not made larger than this even if it may be: what is written and read again should stay near the processor.
+    /// A tile is not made wider than this many bytes even if it may be: what is written and read again should stay near the
+    /// processor.
     const NEAR: usize = 16 << 20;
-    /// So many tiles burn's operations hold at a time where kernels hold one.
-    const PORTABLE_COPIES: usize = 8;
     /// Narrower products are slow.
     const NARROW: usize = 256;
+    /// So many tiles burn's operations hold at a time where kernels hold one.
+    const PORTABLE_COPIES: usize = 8;
 
-    /// Tiles of at most `budget` bytes of logits, and of as many columns of `beside` numbers each, as wide as rows allow.
-    ///
-    /// All rows at once, so that every tile of the weight is read once; where not even a narrow tile of all rows fits, in
-    /// parts. A tile has at least one logit, however small the budget.
-    pub(crate) fn within(budget: usize, rows: usize, beside: usize, vocab: usize, dtype: DType, road: Road) -> Self {
-        let numbers = (budget / dtype.size()).max(1);
-        let near = match road {
-            Road::Kernels => numbers.min(Self::NEAR / dtype.size()),
-            Road::Portable => numbers / Self::PORTABLE_COPIES,
+    /// As wide as all rows allow, so that every tile of the weight is read once; where not even a narrow tile of all rows fits,
+    /// of some rows. At least one logit, however small the room.
+    pub(crate) fn within(room: &Room, road: Road) -> Self {
+        let &Room { rows, hidden, vocab, .. } = room;
+        let numbers = (room.bytes / room.dtype.size()).max(1);
+        let (copies, near) = match road {
+            Road::Kernels => (1, numbers.min(Self::NEAR / room.dtype.size())),
+            Road::Portable => (Self::PORTABLE_COPIES, numbers),
         };
-        let rows = rows.max(1);
-        let widest = (numbers / (beside + 1)).clamp(1, vocab);
-        let columns = (near / (rows + beside)).max(Self::NARROW).min(widest);
+        let beside = match (room.in_place, room.converted) {
+            (true, false) => 0,
+            (true, true) => 2 * hidden,
+            (false, _) => 4 * hidden,
+        };
+        let widest = (numbers / (beside + copies)).clamp(1, vocab);
+        let columns = (near / (copies * rows + beside)).max(Self::NARROW).min(widest);
         let columns = vocab.div_ceil(vocab.div_ceil(columns)); // of equal width
-        let left = match road {
-            Road::Kernels => numbers.saturating_sub(beside * columns),
-            Road::Portable => near.saturating_sub(beside * columns),
-        };
-        Self { rows: (left / columns).clamp(1, rows), columns }
+        let left = numbers.saturating_sub(beside * columns);
+        Self { rows: (left / (copies * columns)).clamp(1, rows), columns }
     }
 }
 
