@@ -42,21 +42,32 @@ pub(super) fn row_gradient<B: Backend>(
     let above_one = B::float_add(known(column::REST), B::float_sub_scalar(known(column::TIES), 1.0.into()));
     let sum = B::float_add_scalar(above_one.clone(), 1.0.into());
 
-    // p, d and the gradient everywhere but at the target
-    let depth = finite_or_zero::<B>(B::float_sub(spread(&max), z.clone()), bools);
-    let probs = B::float_div(B::float_exp(B::float_sub(z.clone(), spread(&max))), spread(&sum));
+    // what rows hand on: NaN without a distribution, or without a target for a log-prob
     let of_log_prob = column_of::<B>(&upstream, 0);
     let of_entropy = (upstream.shape().dims::<2>()[1] > 1).then(|| column_of::<B>(&upstream, 1));
+    let no_log_prob = B::float_equal_elem(of_log_prob.clone(), 0.0.into(), bools);
+    let outside = B::bool_and(B::float_is_nan(target.clone(), bools), B::bool_not(no_log_prob.clone()));
+    let no_distribution = B::bool_or(
+        B::bool_not(is_finite::<B>(max.clone(), bools)),
+        B::bool_or(B::float_lower_elem(sum.clone(), 0.5.into(), bools), B::float_is_nan(sum.clone(), bools)),
+    );
+    let nowhere = B::bool_or(outside, no_distribution);
+    let level = B::float_neg(B::float_div(of_log_prob.clone(), sum.clone()));
+    let level = B::float_mask_fill(level, nowhere.clone(), f64::NAN.into());
+
+    // everywhere but at the target
     let mean_depth = B::float_div(known(column::DEPTH), sum.clone());
-    let gradient = B::float_mul(probs.clone(), B::float_neg(spread(&of_log_prob)));
+    let exp = B::float_exp(B::float_sub(z.clone(), spread(&max)));
     let gradient = match &of_entropy {
-        None => gradient,
+        None => B::float_mul(exp, spread(&level)),
         Some(h) => {
-            // in this order: p is 0 where d is so large that h d is no number
-            let of_one = B::float_mul(probs, B::float_sub(depth, spread(&mean_depth)));
+            // in this order: e is 0 where d is so large that h d is no number
+            let depth = finite_or_zero::<B>(B::float_sub(spread(&max), z.clone()), bools);
+            let of_one = B::float_mul(exp.clone(), B::float_sub(depth, spread(&mean_depth)));
             let none = B::bool_expand(B::float_equal_elem(h.clone(), 0.0.into(), bools), wide.clone());
-            let own = B::float_mask_fill(B::float_mul(of_one, spread(h)), none, (-0.0).into()); // x + −0 is x
-            B::float_add(own, gradient)
+            let slope = B::float_div(h.clone(), sum.clone());
+            let own = B::float_mask_fill(B::float_mul(of_one, spread(&slope)), none, (-0.0).into()); // x + −0 is x
+            B::float_add(own, B::float_mul(exp, spread(&level)))
         }
     };
 
@@ -76,8 +87,8 @@ pub(super) fn row_gradient<B: Backend>(
         let none = B::float_equal_elem(h.clone(), 0.0.into(), bools);
         at_target = B::float_add(at_target, B::float_mask_fill(own, none, (-0.0).into()));
     }
+    let at_target = B::float_mask_fill(at_target, nowhere, f64::NAN.into());
     // without a gradient of the log-prob, the target is an entry like any other
-    let no_log_prob = B::float_equal_elem(of_log_prob, 0.0.into(), bools);
     let is_target = is_target::<B>(&targets, offset, columns, rows, bools);
     let is_target = B::bool_and(is_target, B::bool_not(B::bool_expand(no_log_prob.clone(), wide.clone())));
     let gradient = B::float_mask_where(gradient, is_target, spread(&at_target));
@@ -89,23 +100,13 @@ pub(super) fn row_gradient<B: Backend>(
     };
     let gradient = if chain.scale == 1.0 { gradient } else { B::float_mul_scalar(gradient, chain.scale.into()) };
 
-    // rows without a distribution, without a target, without anything to pass on
+    // nothing is handed on where nothing comes in, or where nothing is counted, whatever the row holds
     let silent = match of_entropy {
-        None => no_log_prob.clone(),
-        Some(h) => B::bool_and(no_log_prob.clone(), B::float_equal_elem(h, 0.0.into(), bools)),
+        None => no_log_prob,
+        Some(h) => B::bool_and(no_log_prob, B::float_equal_elem(h, 0.0.into(), bools)),
     };
-    let uncounted = B::int_lower_elem(targets.clone(), 0.into(), bools);
-    let outside = B::bool_and(B::float_is_nan(target, bools), B::bool_not(no_log_prob));
-    let no_distribution = B::bool_or(
-        B::bool_not(is_finite::<B>(max, bools)),
-        B::bool_or(
-            B::float_lower_elem(sum.clone(), 0.5.into(), bools),
-            B::float_not_equal(sum.clone(), sum, bools), // NaN
-        ),
-    );
-    let nowhere = B::bool_expand(B::bool_or(outside, no_distribution), wide.clone());
+    let uncounted = B::int_lower_elem(targets, 0.into(), bools);
     let silent = B::bool_or(silent, B::bool_reshape(uncounted, Shape::new([rows, 1])));
-    let gradient = B::float_mask_fill(gradient, nowhere, f64::NAN.into());
     B::float_cast(B::float_mask_fill(gradient, B::bool_expand(silent, wide), 0.0.into()), own_dtype)
 }
 

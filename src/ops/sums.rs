@@ -173,15 +173,15 @@ struct Below {
 fn portable(z: Tensor<2>, targets: &Tensor<1, Int>, offset: usize, statistics: Option<usize>) -> RowSums {
     let z = z.clone().cast(FloatDType::from(arithmetic_dtype(z.dtype())));
     let max = max_of_rows(z.clone());
-    let depth = finite_or_zero(max.clone()) - z.clone();
-    let exp = depth.clone().neg().exp();
-    let largest = depth.clone().equal_elem(0.0);
-    let ties = sum_in_blocks(exp.zeros_like().mask_fill(largest.clone(), 1.0));
-    let below = exp.mask_fill(largest, 0.0);
+    let shifted = z.clone() - finite_or_zero(max.clone());
+    let largest = shifted.clone().equal_elem(0.0);
+    let ties = sum_in_blocks(largest.clone().float().cast(FloatDType::from(z.dtype())));
+    let below = shifted.clone().exp().mask_fill(largest, 0.0);
     let rest = sum_in_blocks(below.clone());
     let target = targets_logits(z.clone(), targets, offset);
     let none = rest.zeros_like();
     let [depth, squares, mean, argmax] = if let Some(vocab) = statistics {
+        let depth = shifted.neg();
         let infinite = depth.clone().is_inf();
         [
             sum_in_blocks(below.clone() * depth.mask_fill(infinite, 0.0)),
