@@ -1,9 +1,9 @@
 //! Preference optimization for [burn](https://burn.dev): what trainers need between a language model's output and a
 //! preference gradient.
 //!
-//! It turns logits, or hidden states and a head, into log-probabilities of completions, two models' log-probabilities into DPO's loss or one of its many
-//! relatives, and both into implicit-reward metrics, on burn's backends for CPU, wgpu, CUDA and ROCm. It is no trainer and
-//! holds no model.
+//! It turns logits, or hidden states and a head, into log-probabilities of completions, two models' log-probabilities into
+//! DPO's loss or one of its many relatives, and both into implicit-reward metrics, on burn's backends for CPU, wgpu, CUDA and
+//! ROCm. It is no trainer and holds no model.
 //!
 //! # A training step
 //!
@@ -106,7 +106,7 @@
 //! | chosen, rejected | the better and the worse completion of one prompt | `y_w`, `y_l` |
 //! | desirable | of a completion that is not paired: wanted | `label`, `completion_label` |
 //! | ranking | several completions of one prompt, best first | |
-//! | hidden states, head | what a model returns before its last layer, and that layer: `[hidden, vocab]`, or a tied embedding | `hidden_states`, `lm_head` |
+//! | hidden states, head | what a model returns before its last layer, and that layer | `hidden_states`, `lm_head` |
 //! | mask | true = a completion token, counted; in *token* coordinates | `completion_mask`, `labels != -100` |
 //! | token count | how many tokens of a completion were counted: `n` of the chosen, `m` of the rejected | |
 //! | log-ratio, drift | `log π − log π_ref` of a completion: `a` of the chosen, `b` of the rejected | `logratios` |
@@ -126,7 +126,8 @@
 //! - **A parameter that would be ignored cannot be written down**: each [`PreferenceLoss`] owns exactly those that it reads.
 //! - **Value and gradient are closed forms**, never NaN for finite f32 log-probs; what is beyond the format saturates.
 //! - **Data is not read back** from the device, but where metrics are asked for, by [`ReferenceDrift`] and by
-//!   [`RunningMean`], and once for a mask that came from the device and goes through [`LmHead`] ([`Completions::locate`]). NaN in one pair stays in that pair, but in losses of a batch (`aot`, `aot_unpaired`, `sft`).
+//!   [`RunningMean`], and once for a mask that came from the device and goes through [`LmHead`] ([`Completions::locate`]).
+//!   NaN in one pair stays in that pair, but in losses of a batch (`aot`, `aot_unpaired`, `sft`).
 //! - **The reference has no gradient**, whatever its tensors come with.
 //! - **f16 and bf16 in, f32 arithmetic, f32 out**; f64 stays f64.
 //! - **Where policy and reference agree**, DPO's loss is `ln 2` and its gradient exactly `∓β/2`.
