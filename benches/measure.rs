@@ -9,10 +9,10 @@ use files::Source;
 use work::{Heads, Implementation, Logits, Loss, Size, Work};
 
 #[path = "../examples/measure/files.rs"]
-#[allow(dead_code)]
+#[allow(dead_code)] // the example's own
 mod files;
 #[path = "../examples/measure/work/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code)] // the example's own
 mod work;
 
 const SIZE: Size = Size {

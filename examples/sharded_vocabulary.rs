@@ -23,7 +23,7 @@ use clap::Parser;
 #[path = "common/exit.rs"]
 mod exit;
 #[path = "common/output.rs"]
-#[allow(dead_code)]
+#[allow(dead_code)] // shared with other examples
 mod output;
 
 const SEQUENCES: usize = 4;

@@ -4,7 +4,7 @@ use burn_tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
 use crate::{
     Error, Result, SequenceLogProbs,
-    ops::{check_float, check_same_device},
+    ops::{check_float, check_same_device, check_same_strategy},
 };
 
 /// One model's log-probabilities of the chosen and of the rejected completion of each pair.
@@ -49,10 +49,10 @@ impl PairLogProbs {
         check_float("chosen sum", &chosen.sum)?;
         check_float("rejected sum", &rejected.sum)?;
         check_same_device("chosen", &chosen.sum.device(), "rejected", &rejected.sum.device())?;
-        let strategy = |side: &SequenceLogProbs| side.sum.gradient_checkpointing_strategy();
-        if chosen.sum.is_autodiff() && rejected.sum.is_autodiff() && strategy(&chosen) != strategy(&rejected) {
-            return Err(Error::Checkpointing { left: "chosen", right: "rejected" });
-        }
+        check_same_strategy(&[
+            ("chosen", chosen.sum.gradient_checkpointing_strategy()),
+            ("rejected", rejected.sum.gradient_checkpointing_strategy()),
+        ])?;
         expect_pairs("chosen", chosen.sum.dims()[0], "rejected", rejected.sum.dims()[0])?;
         Ok(Self { chosen, rejected })
     }

@@ -23,7 +23,7 @@ mod device;
 mod exit;
 mod files;
 #[path = "../common/output.rs"]
-#[allow(dead_code)]
+#[allow(dead_code)] // shared with other examples
 mod output;
 mod timing;
 mod work;

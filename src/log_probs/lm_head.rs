@@ -1,7 +1,7 @@
 //! Log-probabilities from hidden states: the logits are never held.
 
 use burn::nn::{Embedding, Linear};
-use burn_tensor::{Bool, DType, FloatDType, GradientCheckpointingStrategy, IndexingUpdateOp, Int, Tensor};
+use burn_tensor::{Bool, DType, FloatDType, IndexingUpdateOp, Int, Tensor};
 
 use super::{
     TokenLogProbs, TokenStatistics,
@@ -11,9 +11,10 @@ use super::{
 use crate::{
     Completions, Error, Result,
     ops::{
-        Chain, Head, HeadInputs, Road, Room, RowSums, Tiling, check_float, check_same_device, closed_form, head_dtype,
-        independent_of, multiplies_in_place,
+        Chain, Head, HeadInputs, Road, Room, RowSums, Tiling, check_float, check_same_device, check_same_strategy,
+        closed_form, independent_of, multiplies_in_place, slope_of_cap,
     },
+    pairs::common_dtype,
 };
 
 /// A language model's head: hidden states in, log-probs out, without the logits between them ever being held.
@@ -220,7 +221,7 @@ impl LmHead {
             check_same_device("hidden", &device, "bias", &bias.device())?;
             strategies.push(("bias", bias.gradient_checkpointing_strategy()));
         }
-        expect_one_strategy(&strategies)?;
+        check_same_strategy(&strategies)?;
         let positive = |name, value: f64, of_it: f64| {
             let fits = value > 0.0 && (of_it as f32).is_finite() && of_it as f32 > 0.0;
             if fits {
@@ -254,7 +255,7 @@ impl LmHead {
 
     /// Whether the weight will have a gradient, and one of the format in which logits are computed.
     pub(crate) fn can_keep_logits(&self, hidden: &Tensor<3>) -> bool {
-        self.weight.is_tracked() && self.weight.dtype() == head_dtype(hidden.dtype(), self.weight.dtype())
+        self.weight.is_tracked() && self.weight.dtype() == common_dtype([hidden.dtype(), self.weight.dtype()])
     }
 
     /// The counted positions, as rows. None if there are none.
@@ -264,7 +265,7 @@ impl LmHead {
         if positions.on_host.is_empty() {
             return Ok(None);
         }
-        let dtype = head_dtype(hidden.dtype(), self.weight.dtype());
+        let dtype = common_dtype([hidden.dtype(), self.weight.dtype()]);
         let [_, vocab] = self.dims();
         let hidden = hidden.reshape([sequences * time, width]).select(0, positions.on_device.clone());
         let hidden = if hidden.dtype() == dtype { hidden } else { hidden.cast(FloatDType::from(dtype)) };
@@ -304,7 +305,7 @@ impl LmHead {
 
     /// The log-probs of no counted token, in the graph.
     fn nothing(&self, hidden: &Tensor<3>, completions: &Completions) -> TokenLogProbs {
-        let dtype = head_dtype(hidden.dtype(), self.weight.dtype());
+        let dtype = common_dtype([hidden.dtype(), self.weight.dtype()]);
         let mut nothing = nothing_predicted(completions, dtype);
         nothing.values = independent_of(nothing.values, hidden);
         nothing.values = independent_of(nothing.values, &self.weight);
@@ -312,16 +313,6 @@ impl LmHead {
             nothing.values = independent_of(nothing.values, bias);
         }
         nothing
-    }
-}
-
-/// burn cannot join tensors that are recorded under different strategies in one graph.
-fn expect_one_strategy(strategies: &[(&'static str, Option<GradientCheckpointingStrategy>)]) -> Result<()> {
-    let mut recorded = strategies.iter().filter(|(_, strategy)| strategy.is_some());
-    let Some((left, first)) = recorded.next() else { return Ok(()) };
-    match recorded.find(|(_, strategy)| strategy != first) {
-        Some((right, _)) => Err(Error::Checkpointing { left, right }),
-        None => Ok(()),
     }
 }
 
@@ -362,7 +353,7 @@ impl Rows {
         let of_target = self.head.target_columns(&self.inputs);
         let of_target = match cap {
             None => of_target,
-            Some(cap) => of_target * (-(sums.target() / cap).square() + 1.0).cast(dtype),
+            Some(cap) => of_target * slope_of_cap(sums.target(), cap).cast(dtype),
         };
         let slope = (of_target - weighted / sums.sum().cast(dtype)) * scale;
         let nowhere = log_prob.clone().is_nan().expand(slope.dims());

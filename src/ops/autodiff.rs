@@ -17,14 +17,13 @@ use burn_autodiff::{
 use super::{
     Chain, Head, PreferenceOps, Road,
     head::{HeadGradients, Saved},
-    portable,
 };
 
 /// `value` passes its gradient on; `input` receives it times the known derivative.
 #[derive(Debug)]
 struct WithGradient;
 
-impl<B: Backend> Backward<B, 2> for WithGradient {
+impl<B: PreferenceOps> Backward<B, 2> for WithGradient {
     type State = FloatTensor<B>;
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
@@ -58,25 +57,6 @@ impl<B: Backend> Backward<B, 2> for WithZeroGradient {
     }
 }
 
-/// `value`, one number, passes its gradient on; `input` receives it times the known derivative.
-#[derive(Debug)]
-struct WithScaledGradient;
-
-impl<B: PreferenceOps> Backward<B, 2> for WithScaledGradient {
-    type State = FloatTensor<B>;
-
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let upstream = grads.consume::<B>(&ops.node);
-        let ([value, input], derivative) = (ops.parents, ops.state);
-        if let Some(input) = input {
-            grads.register::<B>(input.id, B::times(derivative, upstream.clone()));
-        }
-        if let Some(value) = value {
-            grads.register::<B>(value.id, upstream);
-        }
-    }
-}
-
 /// What each row of logits receives is computed from the logits once more, and may take their place.
 #[derive(Debug)]
 struct WithRowGradient;
@@ -88,11 +68,7 @@ impl<B: PreferenceOps> Backward<B, 1> for WithRowGradient {
         let upstream = grads.consume::<B>(&ops.node);
         let ([logits], (z, targets, sums, offset, road)) = (ops.parents, ops.state);
         if let Some(logits) = logits {
-            let chain = Chain::NONE;
-            let gradient = match road {
-                Road::Kernels => B::row_gradient(z, targets, sums, upstream, offset, chain),
-                Road::Portable => portable::row_gradient::<B>(z, targets, sums, upstream, offset, chain),
-            };
+            let gradient = road.row_gradient::<B>(z, targets, sums, upstream, offset, Chain::NONE);
             grads.register::<B>(logits.id, gradient);
         }
     }
@@ -120,8 +96,12 @@ impl<B: PreferenceOps> Backward<B, 3> for WithHeadGradient {
 
 /// `derivative · upstream`, and exactly 0 where `upstream` is: a pair that the caller left out must not bring its NaN.
 ///
-/// Where each upstream number belongs to a row of derivatives, `[rows, 1]` to `[rows, n]`, it is spread over it.
-fn scaled<B: Backend>(derivative: FloatTensor<B>, upstream: FloatTensor<B>) -> FloatTensor<B> {
+/// Where each upstream number belongs to a row of derivatives, `[rows, 1]` to `[rows, n]`, it is spread over it; where there is
+/// but one, over all.
+fn scaled<B: PreferenceOps>(derivative: FloatTensor<B>, upstream: FloatTensor<B>) -> FloatTensor<B> {
+    if upstream.shape().num_elements() == 1 && upstream.shape() != derivative.shape() {
+        return B::times(derivative, upstream);
+    }
     let bool_dtype = burn::backend::get_or_init_device_settings::<B>(&upstream.device()).bool_dtype;
     let mut unused = B::float_equal_elem(upstream.clone(), 0f32.into(), bool_dtype);
     if upstream.shape() != derivative.shape() {
@@ -150,20 +130,6 @@ impl<B: PreferenceOps, C: CheckpointStrategy> PreferenceOps for Autodiff<B, C> {
         let (input, input_node) = input.into_parts();
         match WithZeroGradient.prepare::<C>([value_node, input_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((input.shape(), input.device(), input.dtype().into()), value),
-            OpsKind::UnTracked(prep) => prep.finish(value),
-        }
-    }
-
-    fn with_scaled_gradient(
-        value: FloatTensor<Self>,
-        input: FloatTensor<Self>,
-        gradient: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let (value, value_node) = value.into_parts();
-        let (_, input_node) = input.into_parts();
-        let (gradient, _) = gradient.into_parts();
-        match WithScaledGradient.prepare::<C>([value_node, input_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(gradient, value),
             OpsKind::UnTracked(prep) => prep.finish(value),
         }
     }

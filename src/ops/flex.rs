@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::{
     Chain, PreferenceOps, Product, RowKernels,
     cpu::{
-        self, Format, Matrix, MatrixMut, Real, RowSum, Upstream, add_rows, gradient_rows, gradient_rows_into, product,
+        self, Format, Matrix, MatrixMut, Real, RowSum, Upstream, gradient_rows, gradient_rows_into, product, sums_of,
     },
 };
 
@@ -132,14 +132,7 @@ impl RowKernels for Flex {
     fn row_sums(z: FlexTensor, targets: FlexTensor, offset: usize, statistics: Option<usize>) -> FlexTensor {
         let (z, targets) = (z.to_contiguous(), targets.to_contiguous());
         let targets = slice::<i32>(&targets);
-        let mut sums = vec![RowSum::EMPTY; targets.len()];
-        with_format!(z.dtype(), F => {
-            add_rows(slice::<F>(&z), columns(&z), targets, offset, statistics.is_some(), &mut sums)
-        });
-        if let Some(vocab) = statistics {
-            sums.iter_mut().for_each(|sum| sum.total /= vocab as f64); // of what is elsewhere a mean
-        }
-        let numbers: Vec<f64> = bytemuck::cast_slice(&sums).to_vec();
+        let numbers = with_format!(z.dtype(), F => sums_of(slice::<F>(&z), columns(&z), targets, offset, statistics));
         new(numbers, [targets.len(), size_of::<RowSum>() / size_of::<f64>()])
     }
 

@@ -32,9 +32,10 @@ use burn::backend::{
 };
 use burn_tensor::{DType, Device, FloatDType, Int, Shape, Tensor, TensorData};
 
-pub(crate) use head::{Forward, Head, HeadGradients, HeadInputs, Kept, Room, Tiling, head_dtype};
+pub(crate) use head::{Forward, Head, HeadGradients, HeadInputs, Kept, Room, Tiling};
 pub(crate) use precision::{
-    arithmetic_dtype, check_float, check_int, check_same_device, computes_in, exp_is_accurate, to_arithmetic_dtype,
+    arithmetic_dtype, check_float, check_int, check_same_device, check_same_strategy, computes_in, exp_is_accurate,
+    to_arithmetic_dtype,
 };
 pub(crate) use reduce::{count, max_of_rows, sum_in_blocks};
 pub(crate) use sums::RowSums;
@@ -57,6 +58,36 @@ impl Road {
     /// Kernels, where the device has them.
     pub(crate) fn fastest(device: &Device) -> Self {
         if has_kernels(device) { Self::Kernels } else { Self::Portable }
+    }
+
+    /// [`PreferenceOps::row_gradient`] by this road.
+    fn row_gradient<B: PreferenceOps>(
+        self,
+        z: FloatTensor<B>,
+        targets: IntTensor<B>,
+        sums: FloatTensor<B>,
+        upstream: FloatTensor<B>,
+        offset: usize,
+        chain: Chain,
+    ) -> FloatTensor<B> {
+        match self {
+            Self::Kernels => B::row_gradient(z, targets, sums, upstream, offset, chain),
+            Self::Portable => portable::row_gradient::<B>(z, targets, sums, upstream, offset, chain),
+        }
+    }
+
+    /// [`PreferenceOps::product_into`] by this road.
+    fn product_into<B: PreferenceOps>(
+        self,
+        destination: FloatTensor<B>,
+        lhs: FloatTensor<B>,
+        rhs: FloatTensor<B>,
+        product: Product,
+    ) -> FloatTensor<B> {
+        match self {
+            Self::Kernels => B::product_into(destination, lhs, rhs, product),
+            Self::Portable => portable::product_into::<B>(destination, lhs, rhs, product),
+        }
     }
 }
 
@@ -112,17 +143,6 @@ pub trait PreferenceOps: Backend {
     #[fusion(default)]
     fn with_zero_gradient(value: FloatTensor<Self>, input: FloatTensor<Self>) -> FloatTensor<Self> {
         let _ = input;
-        value
-    }
-
-    /// `value`, a number of the same graph times `gradient` as its derivative in `input`: `value` is one number, `[1]`.
-    #[fusion(default)]
-    fn with_scaled_gradient(
-        value: FloatTensor<Self>,
-        input: FloatTensor<Self>,
-        gradient: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let _ = (input, gradient);
         value
     }
 
@@ -322,11 +342,16 @@ pub(crate) fn with_scaled_gradient<const D: usize>(
     input: Tensor<D>,
     gradient: Tensor<D>,
 ) -> Tensor<1> {
-    Tensor::from_dispatch(Dispatch::with_scaled_gradient(
+    Tensor::from_dispatch(Dispatch::with_gradient(
         value.into_dispatch(),
         input.into_dispatch(),
         gradient.into_dispatch(),
     ))
+}
+
+/// What a soft cap makes of a derivative at `z`: `1 − (z/cap)²`.
+pub(crate) fn slope_of_cap(z: Tensor<2>, cap: f64) -> Tensor<2> {
+    Tensor::from_dispatch(portable::slope_of_cap::<Dispatch>(z.into_dispatch(), cap))
 }
 
 /// `value`, in the graph of an `input` that it does not depend on as well: a backward pass can start from it, and gives

@@ -8,7 +8,7 @@ use burn_tensor::TensorData;
 
 use super::{
     Chain, PreferenceOps, RowKernels,
-    cpu::{self, Format, Real, RowSum, Upstream, add_rows, gradient_rows, gradient_rows_into},
+    cpu::{self, Format, Real, RowSum, Upstream, gradient_rows, gradient_rows_into, sums_of},
 };
 
 /// Runs a block of code with the array of a float tensor, f32 or f64, and converts what it gives.
@@ -58,9 +58,10 @@ impl PreferenceOps for NdArray {
 impl RowKernels for NdArray {
     fn row_sums(z: NdArrayTensor, targets: NdArrayTensor, offset: usize, statistics: Option<usize>) -> NdArrayTensor {
         let targets = integers(targets);
-        let mut sums = vec![RowSum::EMPTY; targets.len()];
-        let () = with_floats!(z, z => add_all(&z, &targets, offset, statistics, &mut sums));
-        let numbers: Vec<f64> = bytemuck::cast_slice(&sums).to_vec();
+        let numbers: Vec<f64> = with_floats!(z, z => {
+            let in_order = z.as_standard_layout();
+            sums_of(in_order.as_slice().expect("an array in order"), z.shape()[1], &targets, offset, statistics)
+        });
         NdArrayTensor::from_data(TensorData::new(numbers, [targets.len(), size_of::<RowSum>() / size_of::<f64>()]))
     }
 
@@ -71,21 +72,6 @@ impl RowKernels for NdArray {
             let width = z.shape()[1];
             in_place(z, |z| cpu::exp_rows(z, width, &counted, &sums, cap))
         })
-    }
-}
-
-fn add_all<F: Format>(
-    z: &SharedArray<F>,
-    targets: &[i32],
-    offset: usize,
-    statistics: Option<usize>,
-    sums: &mut [RowSum],
-) {
-    let in_order = z.as_standard_layout();
-    let numbers = in_order.as_slice().expect("an array in order");
-    add_rows(numbers, z.shape()[1], targets, offset, statistics.is_some(), sums);
-    if let Some(vocab) = statistics {
-        sums.iter_mut().for_each(|sum| sum.total /= vocab as f64); // of what is elsewhere a mean
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which number formats are computed in: f16 and bf16 arrive, f32 is computed and returned; f64 stays f64.
 
-use burn_tensor::{DType, Device, FloatDType, Int, Tensor};
+use burn_tensor::{DType, Device, FloatDType, GradientCheckpointingStrategy, Int, Tensor};
 
 use crate::{Error, Result};
 
@@ -24,6 +24,17 @@ fn expect_dtype(what: &'static str, dtype: DType, device: &Device, usable: bool)
 /// Refuses tensors on different devices. Autodiff state does not make a device another one.
 pub(crate) fn check_same_device(left: &'static str, a: &Device, right: &'static str, b: &Device) -> Result<()> {
     if a == b { Ok(()) } else { Err(Error::Device { left, left_device: name(a), right, right_device: name(b) }) }
+}
+
+/// Refuses tensors that are recorded under different strategies, which burn cannot join in one graph; one that is not recorded
+/// goes with any.
+pub(crate) fn check_same_strategy(tensors: &[(&'static str, Option<GradientCheckpointingStrategy>)]) -> Result<()> {
+    let mut recorded = tensors.iter().filter(|(_, strategy)| strategy.is_some());
+    let Some((left, first)) = recorded.next() else { return Ok(()) };
+    match recorded.find(|(_, strategy)| strategy != first) {
+        Some((right, _)) => Err(Error::Checkpointing { left, right }),
+        None => Ok(()),
+    }
 }
 
 fn name(device: &Device) -> String {

@@ -18,6 +18,7 @@ use crate::{
     devices::{Tested, for_several, has_kernels, on_every_device},
     family::members,
     host::{bits, expect_close, flags, floats, gradient_of_sum, integers, numbers},
+    metrics::wait_for,
     tolerance::{self, Distribution, Rounding},
 };
 
@@ -658,18 +659,6 @@ fn completions_know_or_read_which_tokens_count() {
         prop_assert_eq!(&one, &three);
         Ok(())
     });
-}
-
-/// Polls until there is a result.
-fn wait_for<T>(future: impl Future<Output = T>) -> T {
-    let mut future = std::pin::pin!(future);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    loop {
-        match future.as_mut().poll(&mut context) {
-            std::task::Poll::Ready(result) => return result,
-            std::task::Poll::Pending => std::thread::yield_now(),
-        }
-    }
 }
 
 /// Whatever becomes of the loss behind a step: it is one number among others, in any place, times anything.

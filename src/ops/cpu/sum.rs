@@ -156,6 +156,23 @@ impl RowSum {
     }
 }
 
+/// What rows `z`, `[rows, width]`, hold, as numbers: 8 for each. `total` is divided by the size of the vocabulary if that is
+/// given, and statistics with it.
+pub(crate) fn sums_of<F: Format>(
+    z: &[F],
+    width: usize,
+    targets: &[i32],
+    offset: usize,
+    statistics: Option<usize>,
+) -> Vec<f64> {
+    let mut sums = vec![RowSum::EMPTY; targets.len()];
+    add_rows(z, width, targets, offset, statistics.is_some(), &mut sums);
+    if let Some(vocab) = statistics {
+        sums.iter_mut().for_each(|sum| sum.total /= vocab as f64); // of what is elsewhere a mean
+    }
+    bytemuck::cast_slice(&sums).to_vec()
+}
+
 /// Adds what rows `z`, `[rows, width]`, hold to what is known of them.
 ///
 /// A target is the column of the row's token, of all the vocabulary, of which `z` holds `offset` up to `offset + width`; −1

@@ -9,8 +9,7 @@ use burn::backend::{
 use burn_tensor::{Shape, Slice, Tensor};
 
 use super::{
-    Head, HeadInputs, Kept, PreferenceOps, Product, RowSums, columns_of, gradient, kept::logits_of, logits,
-    product_into, row_parts, tile,
+    Head, HeadInputs, Kept, PreferenceOps, Product, RowSums, columns_of, kept::logits_of, logits, row_parts, tile,
 };
 
 /// What a head's backward pass starts from.
@@ -53,13 +52,13 @@ impl<B: PreferenceOps> Saved<B> {
             summed.begin_tile(&self, &tile);
             for part in row_parts(rows, head.tiling.rows, summed.kept_rows) {
                 let z = summed.logits(&self, &tile, &part);
-                let of_logits = gradient::<B>(
-                    &head,
+                let of_logits = head.road.row_gradient::<B>(
                     z,
                     B::int_slice(self.targets.clone(), &[Slice::from(part.clone())]),
                     of_rows::<B>(&self.sums, &part),
                     of_rows::<B>(&upstream, &part),
                     tile.columns.start,
+                    head.chain,
                 );
                 summed.add(&self, &tile, &part, of_logits);
             }
@@ -119,10 +118,8 @@ impl<B: PreferenceOps> Summed<B> {
         if let Some(memory) = self.weight.as_ref().filter(|_| part.end <= self.kept_rows) {
             return logits_of::<B>(head, memory, part.len(), columns);
         }
-        let shape = [part.len(), columns.len()];
-        let place = self.workspace.take().filter(|place| place.shape().dims() == shape);
-        let place = place.unwrap_or_else(|| B::zeros(saved.hidden.clone(), shape, saved.hidden.dtype()));
-        logits::<B>(head, place, of_rows::<B>(&saved.hidden, part), tile.weight.clone(), &saved.bias, columns)
+        let hidden = of_rows::<B>(&saved.hidden, part);
+        logits::<B>(head, self.workspace.take(), hidden, tile.weight.clone(), &saved.bias, columns)
     }
 
     /// Adds what these rows' logits in the tile hand on.
@@ -133,7 +130,7 @@ impl<B: PreferenceOps> Summed<B> {
         self.hidden = self.hidden.take().map(|sum| {
             let [_, columns] = hidden.shape().dims();
             let product = Product { rows: part.clone(), columns: 0..columns, accumulate: true, scale: 1.0 };
-            product_into::<B>(head, sum, of_logits.clone(), B::float_transpose(tile.weight.clone()), product)
+            head.road.product_into::<B>(sum, of_logits.clone(), B::float_transpose(tile.weight.clone()), product)
         });
         let (lhs, rhs) = match head.transposed {
             true => (B::float_transpose(of_logits.clone()), hidden),
@@ -142,9 +139,9 @@ impl<B: PreferenceOps> Summed<B> {
         let product = |[rows, columns]: [Range<usize>; 2]| Product { rows, columns, accumulate: !first, scale: 1.0 };
         if let Some(aside) = self.aside.take() {
             let whole = aside.shape().dims().map(|length| 0..length);
-            self.aside = Some(product_into::<B>(head, aside, lhs, rhs, product(whole)));
+            self.aside = Some(head.road.product_into::<B>(aside, lhs, rhs, product(whole)));
         } else if let Some(sum) = self.weight.take() {
-            self.weight = Some(product_into::<B>(head, sum, lhs, rhs, product(tile.place.clone())));
+            self.weight = Some(head.road.product_into::<B>(sum, lhs, rhs, product(tile.place.clone())));
         }
         if let Some(tiles) = &mut self.bias {
             let sum = B::float_sum_dim(of_logits.clone(), 0);

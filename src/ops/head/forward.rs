@@ -6,8 +6,8 @@ use burn::backend::Dispatch;
 use burn_tensor::{FloatDType, Tensor, s};
 
 use super::{
-    Head, HeadInputs, Kept, Product, Road, RowKernels, RowSums, columns_of, finite_or_zero, logits, row_parts, tile,
-    zeros,
+    Head, HeadInputs, Kept, Product, Road, RowKernels, RowSums, columns_of, finite_or_zero, logits, row_parts,
+    slope_of_cap, tile, zeros,
 };
 
 /// What one pass over the vocabulary gives.
@@ -69,12 +69,9 @@ impl Head {
         bias: &Tensor<1>,
         columns: Range<usize>,
     ) -> Tensor<2> {
-        let shape = [hidden.dims()[0], columns.len()];
-        let workspace = workspace.filter(|workspace| workspace.dims() == shape);
-        let workspace = workspace.unwrap_or_else(|| zeros(&hidden, shape, hidden.dtype()));
         Tensor::from_dispatch(logits::<Dispatch>(
             self,
-            workspace.into_dispatch(),
+            workspace.map(Tensor::into_dispatch),
             hidden.into_dispatch(),
             tile.clone().into_dispatch(),
             &bias.clone().into_dispatch(),
@@ -119,7 +116,7 @@ impl Part {
             let product = Product { rows: 0..rows, columns: 0..width, accumulate: true, scale: 1.0 };
             let [weighted, probs, tile] =
                 [weighted, probs.clone(), tile.clone().transpose()].map(Tensor::into_dispatch);
-            Tensor::from_dispatch(super::product_into::<Dispatch>(head, weighted, probs, tile, product))
+            Tensor::from_dispatch(head.road.product_into::<Dispatch>(weighted, probs, tile, product))
         });
         probs
     }
@@ -136,7 +133,7 @@ fn exp_rows(z: Tensor<2>, sums: &RowSums, cap: Option<f64>, road: Road) -> Tenso
             let exp = (z.clone() - finite_or_zero(sums.max().cast(FloatDType::from(z.dtype())))).exp();
             match cap {
                 None => exp,
-                Some(cap) => exp * (-(z / cap).square() + 1.0),
+                Some(cap) => exp * slope_of_cap(z, cap),
             }
         }
     }

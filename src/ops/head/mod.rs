@@ -10,14 +10,11 @@ mod tiling;
 
 use std::ops::Range;
 
-use burn::backend::{
-    Dispatch, TensorMetadata,
-    tensor::{FloatTensor, IntTensor},
-};
-use burn_tensor::{DType, FloatDType, Int, Shape, Slice, Tensor};
+use burn::backend::{Dispatch, TensorMetadata, tensor::FloatTensor};
+use burn_tensor::{FloatDType, Int, Shape, Slice, Tensor};
 
 use super::{
-    Chain, PreferenceOps, Product, Road, RowKernels, RowSums, arithmetic_dtype, portable, sums::finite_or_zero, zeros,
+    Chain, PreferenceOps, Product, Road, RowKernels, RowSums, portable, slope_of_cap, sums::finite_or_zero, zeros,
 };
 pub(crate) use backward::{HeadGradients, Saved};
 pub(crate) use forward::Forward;
@@ -128,19 +125,21 @@ fn tile<B: PreferenceOps>(
     if head.transposed { B::float_transpose(tile) } else { tile }
 }
 
-/// The logits of some rows and columns, `[rows, columns]`, in the memory of `place`.
+/// The logits of some rows and columns, `[rows, columns]`, in the workspace if it fits.
 fn logits<B: PreferenceOps>(
     head: &Head,
-    place: FloatTensor<B>,
+    workspace: Option<FloatTensor<B>>,
     hidden: FloatTensor<B>,
     tile: FloatTensor<B>,
     bias: &FloatTensor<B>,
     columns: Range<usize>,
 ) -> FloatTensor<B> {
-    let [rows, width] = place.shape().dims();
+    let [rows, width] = [hidden.shape().dims::<2>()[0], columns.len()];
     let dtype = FloatDType::from(hidden.dtype());
+    let place = workspace.filter(|place| place.shape().dims() == [rows, width]);
+    let place = place.unwrap_or_else(|| B::zeros(hidden.clone(), [rows, width], hidden.dtype()));
     let product = Product { rows: 0..rows, columns: 0..width, accumulate: false, scale: head.chain.scale };
-    let z = product_into::<B>(head, place, hidden, tile, product);
+    let z = head.road.product_into::<B>(place, hidden, tile, product);
     let z = if head.biased {
         let bias = B::float_slice(bias.clone(), &[Slice::from(columns)]);
         let bias = B::float_cast(B::float_reshape(bias, Shape::new([1, width])), dtype);
@@ -153,38 +152,4 @@ fn logits<B: PreferenceOps>(
         (Some(cap), Road::Kernels) => B::soft_cap(z, cap),
         (Some(cap), Road::Portable) => portable::soft_cap::<B>(z, cap),
     }
-}
-
-/// What a block of logits receives, by the head's road.
-fn gradient<B: PreferenceOps>(
-    head: &Head,
-    z: FloatTensor<B>,
-    targets: IntTensor<B>,
-    sums: FloatTensor<B>,
-    upstream: FloatTensor<B>,
-    offset: usize,
-) -> FloatTensor<B> {
-    match head.road {
-        Road::Kernels => B::row_gradient(z, targets, sums, upstream, offset, head.chain),
-        Road::Portable => portable::row_gradient::<B>(z, targets, sums, upstream, offset, head.chain),
-    }
-}
-
-/// A product, by the head's road.
-fn product_into<B: PreferenceOps>(
-    head: &Head,
-    destination: FloatTensor<B>,
-    lhs: FloatTensor<B>,
-    rhs: FloatTensor<B>,
-    product: Product,
-) -> FloatTensor<B> {
-    match head.road {
-        Road::Kernels => B::product_into(destination, lhs, rhs, product),
-        Road::Portable => portable::product_into::<B>(destination, lhs, rhs, product),
-    }
-}
-
-/// The format that a head computes in.
-pub(crate) fn head_dtype(hidden: DType, weight: DType) -> DType {
-    if hidden == DType::F64 || weight == DType::F64 { DType::F64 } else { arithmetic_dtype(hidden) }
 }
