@@ -111,7 +111,7 @@ impl Rows {
         let Forward { sums, .. } = head.forward(inputs, None, false, Some(&mut kept));
 
         // losses, and what they hand back to each counted token's log-prob
-        let log_probs = sums.log_prob().cast(FloatDType::from(hidden.dtype())).autodiff().require_grad();
+        let log_probs = sums.outputs(false, head.road).cast(FloatDType::from(hidden.dtype())).autodiff().require_grad();
         let policy = self.token_log_probs(log_probs.clone()).sequences().into_pairs()?;
         let losses = loss.losses(&policy, reference)?;
         let mean = losses.clone().mean();

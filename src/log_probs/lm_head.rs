@@ -5,7 +5,7 @@ use burn_tensor::{Bool, DType, FloatDType, IndexingUpdateOp, Int, Tensor};
 
 use super::{
     TokenLogProbs, TokenStatistics,
-    statistics::{Constants, log_prob_and_entropy},
+    statistics::Constants,
     token::{Targets, nothing_predicted},
 };
 use crate::{
@@ -181,7 +181,7 @@ impl LmHead {
         };
         let sums = rows.head.forward(&rows.inputs, Some(rows.vocab()), false, None).sums;
         let constants = Constants::of(&sums, &rows.inputs.targets, rows.inputs.hidden.dtype());
-        let outputs = rows.head.with_gradient(log_prob_and_entropy(&sums), &rows.inputs, sums);
+        let outputs = rows.head.with_gradient(sums.outputs(true, rows.head.road), &rows.inputs, sums);
         let everywhere = Constants {
             log_sum_sq_probs: rows.everywhere(constants.log_sum_sq_probs),
             mean_logit: rows.everywhere(constants.mean_logit),
@@ -249,8 +249,8 @@ impl LmHead {
         if self.transposed { [columns, rows] } else { [rows, columns] }
     }
 
-    fn road(&self) -> Road {
-        self.road.unwrap_or_else(|| Road::fastest(&self.weight.device()))
+    fn road(&self, dtype: DType) -> Road {
+        self.road.unwrap_or_else(|| Road::fastest(&self.weight.device(), dtype))
     }
 
     /// Whether the weight will have a gradient, and one of the format in which logits are computed.
@@ -271,7 +271,7 @@ impl LmHead {
         let hidden = if hidden.dtype() == dtype { hidden } else { hidden.cast(FloatDType::from(dtype)) };
         let targets = Targets::of(completions, vocab);
         let bias = self.bias.clone().unwrap_or_else(|| Tensor::empty([0], (&hidden.device(), dtype)));
-        let road = self.road();
+        let road = self.road(dtype);
         let rows = positions.on_host.len();
         let room = Room {
             bytes: self.logit_budget(rows, width, dtype),
@@ -337,9 +337,11 @@ impl Rows {
         let frozen = hidden.is_tracked() && !weight.is_tracked() && !bias.is_tracked();
         let forward = self.head.forward(&self.inputs, None, frozen, None);
         match forward.weighted {
-            None => self.head.with_gradient(forward.sums.log_prob(), &self.inputs, forward.sums),
+            None => {
+                self.head.with_gradient(forward.sums.outputs(false, self.head.road), &self.inputs, forward.sums)
+            }
             Some(weighted) => {
-                let log_prob = forward.sums.log_prob().cast(FloatDType::from(hidden.dtype()));
+                let log_prob = forward.sums.outputs(false, self.head.road).cast(FloatDType::from(hidden.dtype()));
                 let slope = self.slope_in_hidden(weighted, &forward.sums, &log_prob);
                 closed_form(log_prob, [(hidden.clone(), slope)])
             }

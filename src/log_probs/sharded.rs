@@ -76,7 +76,7 @@ impl VocabularyPart {
             let nothing = Tensor::zeros([0, Self::NUMBERS], (&z.device(), arithmetic_dtype(z.dtype())));
             return Ok(Self { sums: RowSums(nothing) });
         }
-        Ok(Self { sums: RowSums::of(&z, &targets.ids, offset, None, Road::fastest(&z.device())) })
+        Ok(Self { sums: RowSums::of(&z, &targets.ids, offset, None, Road::fastest(&z.device(), z.dtype())) })
     }
 
     /// Of two parts what is known of both together.
@@ -101,7 +101,8 @@ impl VocabularyPart {
         }
         let dtype = common_dtype([self.sums.0.dtype(), other.sums.0.dtype()]);
         let [one, two] = [self, other].map(|part| RowSums(part.sums.0.cast(FloatDType::from(dtype))));
-        Ok(Self { sums: one.merge(two) })
+        let road = Road::fastest(&one.0.device(), dtype);
+        Ok(Self { sums: one.merge(two, road) })
     }
 
     /// The log-probs, given what is known of the whole vocabulary, in the graph of this part's logits.
@@ -131,9 +132,10 @@ impl VocabularyPart {
             return Ok(TokenLogProbs { values: independent_of(nothing.values, &logits), ..nothing });
         }
         let targets = Targets::of(completions, vocab_size);
-        let road = Road::fastest(&logits.device());
+        let road = Road::fastest(&logits.device(), logits.dtype());
         let z = logits.reshape([sequences * time, columns]);
-        Ok(targets.log_probs(with_row_gradient(self.sums.log_prob(), z, &targets.ids, &self.sums, offset, road)))
+        let log_probs = self.sums.outputs(false, road);
+        Ok(targets.log_probs(with_row_gradient(log_probs, z, &targets.ids, &self.sums, offset, road)))
     }
 
     /// The numbers, `[sequences · time, 8]`, to be sent elsewhere: f64 from burn's CPU backends, else in the format computed in.

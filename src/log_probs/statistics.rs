@@ -79,7 +79,7 @@ pub fn token_statistics(logits: Tensor<3>, completions: &Completions) -> Result<
     if let Some(nothing) = nothing_to_predict(&logits, completions)? {
         return Ok(TokenStatistics::of_nothing(nothing));
     }
-    let road = Road::fastest(&logits.device());
+    let road = Road::fastest(&logits.device(), logits.dtype());
     Ok(of_logits(logits, completions, road))
 }
 
@@ -90,13 +90,8 @@ pub(super) fn of_logits(logits: Tensor<3>, completions: &Completions, road: Road
     let z = logits.reshape([sequences * time, vocab]);
     let sums = RowSums::of(&z, &targets.ids, 0, Some(vocab), road);
     let dtype = arithmetic_dtype(z.dtype());
-    let outputs = with_row_gradient(log_prob_and_entropy(&sums), z, &targets.ids, &sums, 0, road);
+    let outputs = with_row_gradient(sums.outputs(true, road), z, &targets.ids, &sums, 0, road);
     TokenStatistics::of_rows(&targets, outputs, &Constants::of(&sums, &targets.ids, dtype))
-}
-
-/// `[rows, 2]`.
-pub(super) fn log_prob_and_entropy(sums: &RowSums) -> Tensor<2> {
-    Tensor::cat(vec![sums.log_prob(), sums.entropy()], 1)
 }
 
 /// What has no gradient, `[rows, 1]` each.

@@ -72,7 +72,7 @@ pub fn token_log_probs(logits: Tensor<3>, completions: &Completions) -> Result<T
     if let Some(nothing) = nothing_to_predict(&logits, completions)? {
         return Ok(nothing);
     }
-    let road = Road::fastest(&logits.device());
+    let road = Road::fastest(&logits.device(), logits.dtype());
     Ok(of_logits(logits, completions, road))
 }
 
@@ -82,7 +82,7 @@ pub(super) fn of_logits(logits: Tensor<3>, completions: &Completions, road: Road
     let targets = Targets::of(completions, vocab);
     let z = logits.reshape([sequences * time, vocab]);
     let sums = RowSums::of(&z, &targets.ids, 0, None, road);
-    let log_probs = with_row_gradient(sums.log_prob(), z, &targets.ids, &sums, 0, road);
+    let log_probs = with_row_gradient(sums.outputs(false, road), z, &targets.ids, &sums, 0, road);
     targets.log_probs(log_probs)
 }
 

@@ -12,7 +12,7 @@ use bytemuck::Pod;
 use rayon::prelude::*;
 
 use super::{
-    Chain, PreferenceOps, Product, RowKernels,
+    Chain, PreferenceOps, Product, RowKernels, RowSums,
     cpu::{
         self, Format, Matrix, MatrixMut, Real, RowSum, Upstream, gradient_rows, gradient_rows_into, product, sums_of,
     },
@@ -133,7 +133,19 @@ impl RowKernels for Flex {
         let (z, targets) = (z.to_contiguous(), targets.to_contiguous());
         let targets = slice::<i32>(&targets);
         let numbers = with_format!(z.dtype(), F => sums_of(slice::<F>(&z), columns(&z), targets, offset, statistics));
-        new(numbers, [targets.len(), size_of::<RowSum>() / size_of::<f64>()])
+        new(numbers, [targets.len(), RowSums::COLUMNS])
+    }
+
+    fn merge(one: FlexTensor, two: FlexTensor) -> FlexTensor {
+        let (one, two) = (wide(one), wide(two));
+        let rows = one.layout().shape().dims::<2>()[0];
+        new(cpu::merged(row_sums(&one), row_sums(&two)), [rows, RowSums::COLUMNS])
+    }
+
+    fn outputs(sums: FlexTensor, entropy: bool) -> FlexTensor {
+        let sums = wide(sums);
+        let rows = sums.layout().shape().dims::<2>()[0];
+        new(cpu::outputs(row_sums(&sums), entropy), [rows, if entropy { 2 } else { 1 }])
     }
 
     fn exp_rows(z: FlexTensor, sums: FlexTensor, cap: Option<f64>) -> FlexTensor {

@@ -14,8 +14,12 @@
 mod autodiff;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(feature = "cube")]
+mod gpu;
 mod head;
 #[cfg(feature = "ndarray")]
 mod ndarray;
@@ -30,6 +34,8 @@ use burn::backend::{
     Backend, Dispatch, DispatchDevice, TensorMetadata, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
+#[cfg(feature = "cube")]
+use burn::backend::fusion::custom::TensorSpec;
 use burn_tensor::{DType, Device, FloatDType, Int, Shape, Tensor, TensorData};
 
 pub(crate) use head::{Forward, Head, HeadGradients, HeadInputs, Kept, Room, Tiling};
@@ -55,9 +61,9 @@ pub enum Road {
 }
 
 impl Road {
-    /// Kernels, where the device has them.
-    pub(crate) fn fastest(device: &Device) -> Self {
-        if has_kernels(device) { Self::Kernels } else { Self::Portable }
+    /// Kernels, where the device has them for the format that is computed in.
+    pub(crate) fn fastest(device: &Device, dtype: DType) -> Self {
+        if has_kernels(device, arithmetic_dtype(dtype)) { Self::Kernels } else { Self::Portable }
     }
 
     /// [`PreferenceOps::row_gradient`] by this road.
@@ -180,7 +186,7 @@ pub trait PreferenceOps: Backend {
     /// `upstream`, `[rows, 1]` (of log-probs) or `[rows, 2]` (and of entropies); in `z`'s own format, and buffer if it can.
     ///
     /// 0 where the upstream gradient is exactly 0 or nothing is counted, whatever the row holds.
-    #[fusion(default)]
+    #[fusion(dtype = z, shape = z)]
     fn row_gradient(
         z: FloatTensor<Self>,
         targets: IntTensor<Self>,
@@ -193,7 +199,7 @@ pub trait PreferenceOps: Backend {
     }
 
     /// `cap · tanh(z / cap)`.
-    #[fusion(default)]
+    #[fusion(dtype = z, shape = z)]
     fn soft_cap(z: FloatTensor<Self>, cap: f64) -> FloatTensor<Self> {
         portable::soft_cap::<Self>(z, cap)
     }
@@ -222,7 +228,7 @@ pub trait PreferenceOps: Backend {
     }
 
     /// The matrix product of `lhs` and `rhs` in a part of `destination`, in whose buffer it stays if it can.
-    #[fusion(default)]
+    #[fusion(dtype = destination, shape = destination)]
     fn product_into(
         destination: FloatTensor<Self>,
         lhs: FloatTensor<Self>,
@@ -246,11 +252,18 @@ pub trait PreferenceOps: Backend {
     }
 }
 
-/// What backends with kernels of their own do in one pass over a block of logits. No autodiff: both make constants.
-#[backend_extension(Flex: cfg(feature = "flex"), NdArray: cfg(feature = "ndarray"))]
+/// What backends with kernels of their own do in one pass over a block of logits, and with what it gave. No autodiff: all
+/// make constants.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    Cube: cfg(feature = "cube"),
+    Fusion: cfg(feature = "cube")
+)]
 pub trait RowKernels: Backend {
     /// What a block of logits, beginning at column `offset` of the vocabulary, adds to its rows: the columns of [`RowSums`].
     /// Those of `statistics` if the size of the vocabulary is given.
+    #[fusion(dtype = DType::F32, shape = Shape::new([z[0], RowSums::COLUMNS]))]
     fn row_sums(
         z: FloatTensor<Self>,
         targets: IntTensor<Self>,
@@ -258,7 +271,16 @@ pub trait RowKernels: Backend {
         statistics: Option<usize>,
     ) -> FloatTensor<Self>;
 
+    /// Of two parts of the same rows what is known of both together.
+    #[fusion(dtype = DType::F32, shape = one)]
+    fn merge(one: FloatTensor<Self>, two: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Log-prob, `[rows, 1]`, or log-prob and entropy, `[rows, 2]`, of what is known of whole rows.
+    #[fusion(meta = |sums, entropy| TensorSpec::new(Shape::new([sums.shape[0], if *entropy { 2 } else { 1 }]), DType::F32))]
+    fn outputs(sums: FloatTensor<Self>, entropy: bool) -> FloatTensor<Self>;
+
     /// `exp(z − max)`, times what a soft cap makes of a derivative.
+    #[fusion(dtype = z, shape = z)]
     fn exp_rows(z: FloatTensor<Self>, sums: FloatTensor<Self>, cap: Option<f64>) -> FloatTensor<Self>;
 }
 
@@ -271,13 +293,15 @@ pub(crate) fn multiplies_in_place(device: &Device, road: Road) -> bool {
     }
 }
 
-/// Whether the device's backend is one of those.
-fn has_kernels(device: &Device) -> bool {
+/// Whether the device's backend is one of those. GPUs compute in f32.
+fn has_kernels(device: &Device, dtype: DType) -> bool {
     match device.clone().without_autodiff().as_dispatch() {
         #[cfg(feature = "flex")]
         DispatchDevice::Flex(_) => true,
         #[cfg(feature = "ndarray")]
         DispatchDevice::NdArray(_) => true,
+        #[cfg(feature = "cube")]
+        DispatchDevice::Cube(device) => dtype == DType::F32 && device.runtime() != burn::backend::cubecl::RuntimeId::Cpu,
         #[allow(unreachable_patterns)] // if there is no other backend
         _ => false,
     }
@@ -285,9 +309,6 @@ fn has_kernels(device: &Device) -> bool {
 
 #[cfg(feature = "tch")]
 impl PreferenceOps for burn::backend::LibTorch {}
-
-#[cfg(feature = "cube")]
-impl PreferenceOps for burn_cubecl::CubeBackend {}
 
 /// A function known by its value and its partial derivatives: `value`, whose derivative in each `input` is the
 /// `gradient` beside it.

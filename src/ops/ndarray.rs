@@ -7,7 +7,7 @@ use burn::backend::{
 use burn_tensor::TensorData;
 
 use super::{
-    Chain, PreferenceOps, RowKernels,
+    Chain, PreferenceOps, RowKernels, RowSums,
     cpu::{self, Format, Real, RowSum, Upstream, gradient_rows, gradient_rows_into, sums_of},
 };
 
@@ -62,7 +62,19 @@ impl RowKernels for NdArray {
             let in_order = z.as_standard_layout();
             sums_of(in_order.as_slice().expect("an array in order"), z.shape()[1], &targets, offset, statistics)
         });
-        NdArrayTensor::from_data(TensorData::new(numbers, [targets.len(), size_of::<RowSum>() / size_of::<f64>()]))
+        NdArrayTensor::from_data(TensorData::new(numbers, [targets.len(), RowSums::COLUMNS]))
+    }
+
+    fn merge(one: NdArrayTensor, two: NdArrayTensor) -> NdArrayTensor {
+        let (one, two) = (row_sums(one), row_sums(two));
+        let rows = one.len();
+        NdArrayTensor::from_data(TensorData::new(cpu::merged(&one, &two), [rows, RowSums::COLUMNS]))
+    }
+
+    fn outputs(sums: NdArrayTensor, entropy: bool) -> NdArrayTensor {
+        let sums = row_sums(sums);
+        let rows = sums.len();
+        NdArrayTensor::from_data(TensorData::new(cpu::outputs(&sums, entropy), [rows, if entropy { 2 } else { 1 }]))
     }
 
     fn exp_rows(z: NdArrayTensor, sums: NdArrayTensor, cap: Option<f64>) -> NdArrayTensor {

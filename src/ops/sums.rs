@@ -39,6 +39,9 @@ pub(super) mod column {
 pub(crate) struct RowSums(pub(crate) Tensor<2>);
 
 impl RowSums {
+    /// How many numbers there are for each row.
+    pub(crate) const COLUMNS: usize = 8;
+
     /// Of logits `[rows, columns]` that begin at column `offset` of the vocabulary; with `statistics`, if its size is given.
     pub(crate) fn of(
         z: &Tensor<2>,
@@ -79,10 +82,16 @@ impl RowSums {
     }
 
     /// Of two parts of the same rows what is known of both together. Associative and commutative, up to rounding.
-    ///
+    pub(crate) fn merge(self, other: Self, road: Road) -> Self {
+        match road {
+            Road::Kernels => Self(Tensor::from_dispatch(Dispatch::merge(self.0.into_dispatch(), other.0.into_dispatch()))),
+            Road::Portable => self.merge_portable(other),
+        }
+    }
+
     /// A part whose largest logit is `gap` below the other's has its `e_v` multiplied by `exp(−gap)`, its largest logits
     /// join the rest, and all its depths grow by `gap`.
-    pub(crate) fn merge(self, other: Self) -> Self {
+    fn merge_portable(self, other: Self) -> Self {
         let (one, two) = (self.max(), other.max());
         let max = one.clone().mask_where(two.clone().greater(one.clone()), two.clone());
         let max = max.mask_where(two.clone().is_nan(), two);
@@ -123,8 +132,17 @@ impl RowSums {
         }
     }
 
+    /// Log-prob, `[rows, 1]`, or with the entropy beside it, `[rows, 2]`; NaN where there is no distribution or no target.
+    pub(crate) fn outputs(&self, entropy: bool, road: Road) -> Tensor<2> {
+        match (road, entropy) {
+            (Road::Kernels, _) => Tensor::from_dispatch(Dispatch::outputs(self.0.clone().into_dispatch(), entropy)),
+            (Road::Portable, false) => self.log_prob(),
+            (Road::Portable, true) => Tensor::cat(vec![self.log_prob(), self.entropy()], 1),
+        }
+    }
+
     /// `log p = (z_y − max) − log S`, `[rows, 1]`; NaN where there is no distribution or no target.
-    pub(crate) fn log_prob(&self) -> Tensor<2> {
+    fn log_prob(&self) -> Tensor<2> {
         (self.target() - self.max()) - self.log_sum()
     }
 
@@ -137,7 +155,7 @@ impl RowSums {
     }
 
     /// `−Σ p_v log p_v = log S + Σ p_v d_v`, `[rows, 1]`, as `log p_v = −d_v − log S`.
-    pub(crate) fn entropy(&self) -> Tensor<2> {
+    fn entropy(&self) -> Tensor<2> {
         self.log_sum() + self.column(column::DEPTH) / self.sum()
     }
 

@@ -51,7 +51,7 @@ const FLOATS: [DType; 4] = [DType::F16, DType::BF16, DType::F32, DType::F64];
 
 /// Whether the crate has kernels of its own for the device. Where it has not, a law takes many times as long.
 pub fn has_kernels(on: &Tested) -> bool {
-    ["flex", "ndarray"].contains(&on.name)
+    ["flex", "ndarray", "wgpu", "cuda"].contains(&on.name)
 }
 
 /// Every device of this build that is present. Absence of a compiled-in one is a failure where `CI=true`.

@@ -15,4 +15,4 @@ pub(super) use gradient::{Chain, Upstream, exp_rows, gradient_rows, gradient_row
 #[cfg(feature = "flex")]
 pub(super) use product::{Matrix, MatrixMut, product};
 pub(super) use soft_cap::soft_cap;
-pub(super) use sum::{RowSum, sums_of};
+pub(super) use sum::{RowSum, merged, outputs, sums_of};

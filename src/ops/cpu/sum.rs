@@ -144,7 +144,6 @@ impl RowSum {
     }
 
     /// `−Σ p_v log p_v = log Σ e_v + Σ p_v d_v`.
-    #[cfg(test)]
     pub(crate) fn entropy(&self) -> f64 {
         self.log_sum() + self.mean_depth()
     }
@@ -171,6 +170,18 @@ pub(crate) fn sums_of<F: Format>(
         sums.iter_mut().for_each(|sum| sum.total /= vocab as f64); // of what is elsewhere a mean
     }
     bytemuck::cast_slice(&sums).to_vec()
+}
+
+/// Of two parts of the same rows what is known of both together, as numbers: 8 for each.
+pub(crate) fn merged(one: &[RowSum], two: &[RowSum]) -> Vec<f64> {
+    let sums: Vec<RowSum> = one.iter().zip(two).map(|(one, two)| one.merge(*two)).collect();
+    bytemuck::cast_slice(&sums).to_vec()
+}
+
+/// The log-prob of each row, with `entropy` beside it if that is asked for.
+pub(crate) fn outputs(sums: &[RowSum], entropy: bool) -> Vec<f64> {
+    let of_row = |sum: &RowSum| [sum.log_prob(), sum.entropy()].into_iter().take(if entropy { 2 } else { 1 });
+    sums.iter().flat_map(of_row).collect()
 }
 
 /// Adds what rows `z`, `[rows, width]`, hold to what is known of them.

@@ -47,7 +47,7 @@ impl Head {
                 let hidden = hidden.clone().slice(s![part.rows.clone(), ..]);
                 let targets = targets.clone().slice(s![part.rows.clone()]);
                 let z = self.logits(workspace.take(), hidden, &tile, bias, columns.clone());
-                part.add(RowSums::of(&z, &targets, columns.start, statistics, self.road));
+                part.add(RowSums::of(&z, &targets, columns.start, statistics, self.road), self.road);
                 if let Some(kept) = kept.as_deref_mut().filter(|kept| part.rows.end <= kept.rows) {
                     kept.put(self, z.clone(), columns.clone());
                 }
@@ -89,12 +89,12 @@ struct Part {
 
 impl Part {
     /// Takes in what another tile adds. What was weighted with the largest logit so far is weighted with the new one.
-    fn add(&mut self, tile: RowSums) {
+    fn add(&mut self, tile: RowSums, road: Road) {
         let Some(before) = self.sums.take() else {
             self.sums = Some(tile);
             return;
         };
-        let (max, merged) = (before.max(), before.merge(tile));
+        let (max, merged) = (before.max(), before.merge(tile, road));
         self.weighted = self.weighted.take().map(|weighted| {
             let same = max.clone().equal(merged.max());
             let factor = (max - merged.max()).mask_fill(same, 0.0).exp(); // ∞ − ∞ where both are

@@ -1,0 +1,45 @@
+//! Numbers that are overwritten one by one.
+
+use cubecl::prelude::*;
+
+use super::place::place_of;
+
+/// `cap · tanh(z / cap)` in the place of `z`.
+#[cube(launch, address_type = "dynamic")]
+pub(in crate::ops) fn soft_cap_kernel<F: Float, N: Size>(
+    z: &Tensor<Vector<F, N>>,
+    out: &mut Tensor<Vector<F, N>>,
+    cap: f32,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS < out.len() {
+        let x = Vector::<f32, N>::cast_from(z[ABSOLUTE_POS]);
+        let cap = Vector::new(cap);
+        out[ABSOLUTE_POS] = Vector::cast_from(cap * (x / cap).tanh());
+    }
+}
+
+/// `scale · x`, `[rows, columns]`, in a part of `out` that begins at `row` and `column`, or added to it.
+#[cube(launch, address_type = "dynamic")]
+#[expect(clippy::too_many_arguments)]
+pub(in crate::ops) fn accumulate_kernel<F: Float, N: Size>(
+    x: &Tensor<Vector<F, N>>,
+    out: &mut Tensor<Vector<F, N>>,
+    row: usize,
+    column: usize,
+    scale: f32,
+    #[comptime] accumulate: bool,
+    #[define(F)] _dtype: ElemType,
+) {
+    let lanes = N::value();
+    let width = x.shape(1) / lanes;
+    if ABSOLUTE_POS < x.shape(0) * width {
+        let from_row = ABSOLUTE_POS / width;
+        let to = place_of(row + from_row, out.shape(1) / lanes, column / lanes + ABSOLUTE_POS % width);
+        let mut sum = Vector::<f32, N>::cast_from(x[ABSOLUTE_POS]) * Vector::new(scale);
+        if comptime!(accumulate) {
+            sum += Vector::cast_from(out[to]);
+        }
+        out[to] = Vector::cast_from(sum);
+    }
+}
