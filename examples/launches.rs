@@ -68,8 +68,9 @@ struct Batch {
 
 impl Batch {
     fn new(device: &Device) -> burn_dpo::Result<Self> {
-        let rows: Vec<Vec<u32>> =
-            (0..SEQUENCES as u32).map(|row| (0..TIME as u32).map(|t| (row * 37 + t * 11) % VOCAB as u32).collect()).collect();
+        let rows: Vec<Vec<u32>> = (0..SEQUENCES as u32)
+            .map(|row| (0..TIME as u32).map(|t| (row * 37 + t * 11) % VOCAB as u32).collect())
+            .collect();
         let completions = Completions::from_sequences(&rows, &[4; SEQUENCES], VOCAB, device)?;
         let recorded = device.clone().autodiff();
         let drawn = |shape: [usize; 3]| {
@@ -98,7 +99,8 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let loss = |scored: TokenLogProbs| -> anyhow::Result<Tensor<1>> {
         Ok(dpo_loss(&scored.sequences().into_pairs()?, reference, beta)?.mean())
     };
-    let report = |what: &str, part: &dyn Fn() -> anyhow::Result<Vec<Tensor<1>>>| launches(what, &device, args.names, part);
+    let report =
+        |what: &str, part: &dyn Fn() -> anyhow::Result<Vec<Tensor<1>>>| launches(what, &device, args.names, part);
     report("logits → log-probs", &|| {
         let scored = token_log_probs(logits.clone().detach(), completions)?;
         Ok(vec![scored.values().reshape([-1])])

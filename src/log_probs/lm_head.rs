@@ -337,9 +337,7 @@ impl Rows {
         let frozen = hidden.is_tracked() && !weight.is_tracked() && !bias.is_tracked();
         let forward = self.head.forward(&self.inputs, None, frozen, None);
         match forward.weighted {
-            None => {
-                self.head.with_gradient(forward.sums.outputs(false, self.head.road), &self.inputs, forward.sums)
-            }
+            None => self.head.with_gradient(forward.sums.outputs(false, self.head.road), &self.inputs, forward.sums),
             Some(weighted) => {
                 let log_prob = forward.sums.outputs(false, self.head.road).cast(FloatDType::from(hidden.dtype()));
                 let slope = self.slope_in_hidden(weighted, &forward.sums, &log_prob);

@@ -26,16 +26,14 @@ use super::{
     },
 };
 
-/// Units of a cube that reads rows, if the device allows as many: planes of 32 keep 8 loads on their way.
-const PLANES: u32 = 8;
 /// The most of them.
 const MOST_UNITS: u32 = 256;
 /// Cubes that keep a device busy if it does not say how many processors it has.
 const ENOUGH_CUBES: usize = 256;
-/// How often a cube goes over its segment of a row at least: less is not worth a cube of its own.
-const SHORTEST_SEGMENT: usize = 4;
-/// How often a cube that writes goes over its segment.
-const WRITTEN_SEGMENT: usize = 8;
+/// How many numbers each unit reads at least: fewer are not worth a cube of their own.
+const SHORTEST_SEGMENT: usize = 16;
+/// How many columns of a row a cube that writes is given, unless each unit would have fewer than twice the above.
+const WRITTEN_SEGMENT: usize = 8192;
 /// Vectors are no longer than this, of whatever format: so 16 bits give the same sums, bit by bit, as the same numbers in 32.
 const LANES: usize = 4;
 
@@ -72,7 +70,8 @@ impl PreferenceOps for CubeBackend {
         let Product { rows, columns, accumulate, scale } = product;
         let dtype = destination.dtype;
         let whole = destination.shape().dims() == [rows.len(), columns.len()];
-        let room = (whole && !accumulate && destination.can_mut() && destination.is_contiguous()).then_some(&destination);
+        let room =
+            (whole && !accumulate && destination.can_mut() && destination.is_contiguous()).then_some(&destination);
         let value = matmul(lhs, rhs, room.cloned(), MatmulStrategy::default(), dtype);
         let value = value.expect("burn multiplies matrices of every shape");
         if whole && !accumulate {
@@ -85,44 +84,11 @@ impl PreferenceOps for CubeBackend {
 
 impl RowKernels for CubeBackend {
     fn row_sums(z: CubeTensor, targets: CubeTensor, offset: usize, statistics: Option<usize>) -> CubeTensor {
-        let (z, targets) = (into_contiguous(z), into_contiguous(targets));
         let [rows, columns]: [usize; 2] = z.shape().dims();
-        let (client, lanes) = (z.client.clone(), lanes(&z, columns));
-        let cube = cube_of(&client);
-        let sweep = cube.units * lanes;
-        let most = columns.div_ceil(SHORTEST_SEGMENT * sweep).max(1);
-        let segments = enough_cubes(&client).div_ceil(rows).min(most);
-        let segment = (columns / lanes).div_ceil(segments);
-        let sums = numbers(&z, [rows * segments, RowSums::COLUMNS]);
-        let (count, dim) = cubes(&client, rows * segments, cube.units);
-        let (address, dtype) = (z.required_address_type(), dtype_to_storage_type(z.dtype));
-        row_sums_kernel::launch(
-            &client,
-            count,
-            dim,
-            address,
-            lanes,
-            z.into_tensor_arg(),
-            targets.into_tensor_arg(),
-            sums.clone().into_tensor_arg(),
-            segment,
-            segments,
-            offset as i32,
-            statistics.unwrap_or(1) as f32,
-            f32::INFINITY,
-            f32::NAN,
-            statistics.is_some(),
-            cube,
-            dtype,
-        );
-        if segments == 1 {
-            return sums;
-        }
-        let whole = numbers(&sums, [rows, RowSums::COLUMNS]);
-        let (count, dim) = one_unit_each(&client, rows);
-        let (parts, out) = (sums.into_tensor_arg(), whole.clone().into_tensor_arg());
-        merge_parts_kernel::launch(&client, count, dim, parts, out, segments);
-        whole
+        let cube = cube_of(&z.client);
+        let most = columns.div_ceil(SHORTEST_SEGMENT * cube.units).max(1);
+        let segments = enough_cubes(&z.client).div_ceil(rows).min(most);
+        row_sums(z, targets, offset, statistics, cube, segments)
     }
 
     fn merge(one: CubeTensor, two: CubeTensor) -> CubeTensor {
@@ -153,6 +119,51 @@ impl RowKernels for CubeBackend {
     }
 }
 
+/// [`RowKernels::row_sums`], by such cubes, so many for each row.
+fn row_sums(
+    z: CubeTensor,
+    targets: CubeTensor,
+    offset: usize,
+    statistics: Option<usize>,
+    cube: Cube,
+    segments: usize,
+) -> CubeTensor {
+    let (z, targets) = (into_contiguous(z), into_contiguous(targets));
+    let [rows, columns]: [usize; 2] = z.shape().dims();
+    let (client, lanes) = (z.client.clone(), lanes(&z, columns));
+    let segment = (columns / lanes).div_ceil(segments);
+    let parts = numbers(&z, [rows * segments, RowSums::COLUMNS]);
+    let (count, dim) = cubes(&client, rows * segments, cube.units);
+    let (address, dtype) = (z.required_address_type(), dtype_to_storage_type(z.dtype));
+    row_sums_kernel::launch(
+        &client,
+        count,
+        dim,
+        address,
+        lanes,
+        z.into_tensor_arg(),
+        targets.into_tensor_arg(),
+        parts.clone().into_tensor_arg(),
+        segment,
+        segments,
+        offset as i32,
+        statistics.unwrap_or(1) as f32,
+        f32::INFINITY,
+        f32::NAN,
+        statistics.is_some(),
+        cube,
+        dtype,
+    );
+    if segments == 1 {
+        return parts;
+    }
+    let sums = numbers(&parts, [rows, RowSums::COLUMNS]);
+    let (count, dim) = one_unit_each(&client, rows);
+    let out = sums.clone().into_tensor_arg();
+    merge_parts_kernel::launch(&client, count, dim, parts.into_tensor_arg(), out, segments);
+    sums
+}
+
 /// Rows of logits with what [`gradient_kernel`] makes of them in their place.
 fn overwritten(
     z: CubeTensor,
@@ -170,7 +181,7 @@ fn overwritten(
     }
     let (client, lanes) = (z.client.clone(), lanes(&z, columns));
     let units = cube_of(&client).units;
-    let segments = columns.div_ceil(WRITTEN_SEGMENT * units * lanes);
+    let segments = columns.div_ceil(WRITTEN_SEGMENT.max(2 * SHORTEST_SEGMENT * units));
     let segment = (columns / lanes).div_ceil(segments);
     let (count, dim) = cubes(&client, rows * segments, units);
     let (address, dtype) = (z.required_address_type(), dtype_to_storage_type(z.dtype));
@@ -256,15 +267,15 @@ fn sizes(tensor: &CubeTensor) -> impl Iterator<Item = VectorSize> {
     tensor.client.io_optimized_vector_sizes(tensor.dtype.size()).filter(|lanes| *lanes <= LANES)
 }
 
-/// The cube that reads a row.
+/// The cube that reads a row, of up to a quarter as many planes as a plane has units: 256 units where there are 32 to a plane.
+/// Narrow planes are a processor's vectors, which gain nothing from many units and lose by waiting for each other.
 fn cube_of(client: &Client) -> Cube {
     let hardware = &client.properties().hardware;
-    let most = hardware.max_units_per_cube.min(hardware.max_cube_dim.0).min(MOST_UNITS);
-    let wanted = (PLANES * hardware.plane_size_max.max(1)).clamp(1, most);
-    let units = 1 << wanted.ilog2();
+    let most = hardware.max_units_per_cube.min(hardware.max_cube_dim.0).min(MOST_UNITS).max(1);
+    let plane = hardware.plane_size_max.max(1);
+    let units = 1 << (plane * plane.div_ceil(4)).min(most).ilog2();
     let talk = client.properties().features.plane.contains(Plane::Ops);
-    let planes = if talk { units / hardware.plane_size_min.max(1) as usize } else { 1 };
-    Cube { units, planes }
+    Cube { units, planes: talk.then(|| (units / hardware.plane_size_min.max(1) as usize).max(1)) }
 }
 
 fn enough_cubes(client: &Client) -> usize {
@@ -282,4 +293,126 @@ fn cubes(client: &Client, count: usize, units: usize) -> (CubeCount, CubeDim) {
 fn one_unit_each(client: &Client, count: usize) -> (CubeCount, CubeDim) {
     let units = cube_of(client).units;
     cubes(client, count.div_ceil(units), units)
+}
+
+#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+mod tests {
+    //! The kernels beside those of the CPU, in every shape of cube and segment, on a GPU that is there or that software makes.
+
+    use burn::backend::ops::IntTensorOps;
+    use burn_cubecl::CubeDevice;
+    use burn_tensor::TensorData;
+
+    use super::{
+        super::{
+            UNCOUNTED,
+            cpu::{self, RowSum},
+            sums::column,
+        },
+        *,
+    };
+
+    fn device() -> CubeDevice {
+        let device = burn_tensor::Device::wgpu(Default::default());
+        match device.as_dispatch() {
+            burn::backend::DispatchDevice::Cube(device) => device.clone(),
+            other => panic!("{other:?} is no GPU"),
+        }
+    }
+
+    fn host(tensor: CubeTensor) -> Vec<f32> {
+        let data = burn::backend::read_sync(CubeBackend::float_into_data(tensor)).expect("it can be read");
+        data.to_vec().expect("f32")
+    }
+
+    /// Numbers from −8 to 8, in no order; now and then −∞.
+    fn logits(rows: usize, columns: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        (0..rows * columns)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let unit = (state >> 40) as f32 / (1u64 << 24) as f32;
+                if unit < 0.01 { f32::NEG_INFINITY } else { (unit * 64.0).round() / 4.0 - 8.0 }
+            })
+            .collect()
+    }
+
+    fn on_gpu(numbers: &[f32], shape: [usize; 2], device: &CubeDevice) -> CubeTensor {
+        CubeBackend::float_from_data(TensorData::new(numbers.to_vec(), shape), device)
+    }
+
+    fn targets_on_gpu(targets: &[i32], device: &CubeDevice) -> CubeTensor {
+        CubeBackend::int_from_data(TensorData::new(targets.to_vec(), [targets.len()]), device)
+    }
+
+    /// Units with and without planes, one and several cubes to a row, vectors of 1, 2 and 4.
+    #[test]
+    fn sums_of_rows_are_those_of_the_cpu_in_every_shape_of_cube() {
+        let device = device();
+        let plane = 8;
+        let shapes = [(8, None), (64, None), (8, Some(1)), (64, Some(64 / plane)), (256, Some(256 / plane))];
+        for (columns, offset) in [(1, 0), (2, 7), (100, 0), (1001, 3), (4096, 100_000)] {
+            let rows = 5;
+            let z = logits(rows, columns, columns as u64);
+            let targets = [offset as i32, UNCOUNTED, (offset + columns) as i32 - 1, offset as i32 - 1, i32::MAX];
+            let vocab = 2 * columns;
+            let expected = cpu::sums_of(&z, columns, &targets, offset, Some(vocab));
+            for ((units, planes), segments) in shapes.into_iter().flat_map(|shape| [1, 3].map(|count| (shape, count))) {
+                let actual = host(row_sums(
+                    on_gpu(&z, [rows, columns], &device),
+                    targets_on_gpu(&targets, &device),
+                    offset,
+                    Some(vocab),
+                    Cube { units, planes },
+                    segments,
+                ));
+                let expected = expected.chunks(RowSums::COLUMNS).zip(actual.chunks(RowSums::COLUMNS));
+                for (row, (expected, actual)) in expected.enumerate().filter(|(row, _)| targets[*row] != UNCOUNTED) {
+                    for (column, (&expected, &actual)) in expected.iter().zip(actual).enumerate() {
+                        // sums of positive terms: each passes through 32 additions, 32 more, and those of units and parts
+                        let bound = match column {
+                            column::REST | column::DEPTH | column::SQUARES => {
+                                200.0 * f64::from(f32::EPSILON) * expected
+                            }
+                            column::MEAN => 200.0 * f64::from(f32::EPSILON) * 8.0,
+                            _ => 0.0,
+                        };
+                        let same = expected == f64::from(actual) || expected.is_nan() && actual.is_nan();
+                        assert!(
+                            same || (expected - f64::from(actual)).abs() <= bound,
+                            "{columns} columns, {units} units in {planes:?} planes, {segments} segments, row {row}, \
+                             number {column}: {actual}, expected {expected}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// A million depths, as far as there is anything left, beside `exp` in f64.
+    ///
+    /// In units of rounding, half an `EPSILON`: 1 of the polynomial's last addition, 0.85 of the product before it, 1 of `1 + s`, 1
+    /// of the product with it, and 0.3 of what both series leave out.
+    #[test]
+    fn exp_is_accurate_to_its_last_place() {
+        let device = device();
+        let sums = RowSum { max: 0.0, ..RowSum::EMPTY };
+        let of_row: Vec<f32> = bytemuck::cast_slice(&[sums]).iter().map(|sum: &f64| *sum as f32).collect();
+        let depths: Vec<f32> = (0..1 << 20).map(|i| i as f32 * (87.3 / (1 << 20) as f32)).collect();
+        let z: Vec<f32> = depths.iter().map(|d| -d).collect();
+        let mut of_row = of_row;
+        of_row[column::TIES] = 1.0;
+        let exps = host(CubeBackend::exp_rows(
+            on_gpu(&z, [1, z.len()], &device),
+            on_gpu(&of_row, [1, RowSums::COLUMNS], &device),
+            None,
+        ));
+        let worst = depths.iter().zip(exps).map(|(d, exp)| {
+            let exact = f64::from(-d).exp();
+            (f64::from(exp) - exact).abs() / exact / f64::from(f32::EPSILON)
+        });
+        let worst = worst.fold(0.0, f64::max);
+        println!("exp: at most {worst:.3} of EPSILON");
+        assert!(worst <= 4.15 / 2.0, "{worst} of EPSILON");
+    }
 }

@@ -30,12 +30,12 @@ mod sums;
 
 use std::ops::Range;
 
+#[cfg(feature = "cube")]
+use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::{
     Backend, Dispatch, DispatchDevice, TensorMetadata, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
-#[cfg(feature = "cube")]
-use burn::backend::fusion::custom::TensorSpec;
 use burn_tensor::{DType, Device, FloatDType, Int, Shape, Tensor, TensorData};
 
 pub(crate) use head::{Forward, Head, HeadGradients, HeadInputs, Kept, Room, Tiling};
@@ -301,7 +301,9 @@ fn has_kernels(device: &Device, dtype: DType) -> bool {
         #[cfg(feature = "ndarray")]
         DispatchDevice::NdArray(_) => true,
         #[cfg(feature = "cube")]
-        DispatchDevice::Cube(device) => dtype == DType::F32 && device.runtime() != burn::backend::cubecl::RuntimeId::Cpu,
+        DispatchDevice::Cube(device) => {
+            dtype == DType::F32 && device.runtime() != burn::backend::cubecl::RuntimeId::Cpu
+        }
         #[allow(unreachable_patterns)] // if there is no other backend
         _ => false,
     }

@@ -84,7 +84,9 @@ impl RowSums {
     /// Of two parts of the same rows what is known of both together. Associative and commutative, up to rounding.
     pub(crate) fn merge(self, other: Self, road: Road) -> Self {
         match road {
-            Road::Kernels => Self(Tensor::from_dispatch(Dispatch::merge(self.0.into_dispatch(), other.0.into_dispatch()))),
+            Road::Kernels => {
+                Self(Tensor::from_dispatch(Dispatch::merge(self.0.into_dispatch(), other.0.into_dispatch())))
+            }
             Road::Portable => self.merge_portable(other),
         }
     }

@@ -106,7 +106,8 @@ pub(in crate::ops) fn gradient_kernel<F: Float, N: Size>(
                 }
             }
         }
-        level = select(nowhere, nan, level);
+        level = select(nowhere, nan, level * scale);
+        slope *= scale;
 
         let zero = Vector::<f32, N>::new(0.0f32);
         let mut index = begin + UNIT_POS as usize;
@@ -128,7 +129,6 @@ pub(in crate::ops) fn gradient_kernel<F: Float, N: Size>(
                     let tanh = x / Vector::new(cap);
                     gradient *= Vector::new(1.0f32) - tanh * tanh;
                 }
-                gradient *= Vector::new(scale);
                 if index == target_vector {
                     #[unroll]
                     for lane in 0..lanes {

@@ -7,16 +7,16 @@ use cubecl::prelude::*;
 pub(in crate::ops) struct Cube {
     /// How many units there are: a power of two.
     pub units: usize,
-    /// The most planes that they can be in; 1 if units of a plane cannot talk to each other.
-    pub planes: usize,
+    /// The most planes that they can be in; none if units of a plane cannot talk to each other.
+    pub planes: Option<usize>,
 }
 
 /// The sum of a number over all units of the cube. All of them have to call this, and get it.
 #[cube]
 pub(super) fn sum_over_cube(value: f32, #[comptime] cube: Cube) -> f32 {
     let mut sum = 0.0f32;
-    if comptime!(cube.planes > 1) {
-        let parts = of_planes(plane_sum(value), cube.planes);
+    if comptime!(cube.planes.is_some()) {
+        let parts = of_planes(plane_sum(value), comptime!(cube.planes.unwrap_or(1)));
         for plane in 0..planes_in_cube() {
             sum += parts[plane];
         }
@@ -41,8 +41,8 @@ pub(super) fn sum_over_cube(value: f32, #[comptime] cube: Cube) -> f32 {
 #[cube]
 pub(super) fn max_over_cube(value: f32, #[comptime] cube: Cube) -> f32 {
     let mut largest = value;
-    if comptime!(cube.planes > 1) {
-        let parts = of_planes(plane_max(value), cube.planes);
+    if comptime!(cube.planes.is_some()) {
+        let parts = of_planes(plane_max(value), comptime!(cube.planes.unwrap_or(1)));
         for plane in 0..planes_in_cube() {
             largest = max(largest, parts[plane]);
         }
@@ -65,7 +65,7 @@ pub(super) fn max_over_cube(value: f32, #[comptime] cube: Cube) -> f32 {
 
 #[cube]
 fn planes_in_cube() -> usize {
-    CUBE_DIM as usize / PLANE_DIM as usize
+    (CUBE_DIM as usize).div_ceil(PLANE_DIM as usize)
 }
 
 /// A number of each plane, where all planes see it.

@@ -106,6 +106,21 @@ fn merged(one: Sums, two: Sums) -> Sums {
     }
 }
 
+/// Which lane is the first to hold a number that one of them holds.
+#[cube]
+fn first_of<N: Size>(x: Vector<f32, N>, number: f32) -> usize {
+    let lanes = N::value();
+    let mut first = 0usize;
+    #[unroll]
+    for lane in 0..lanes {
+        let from_end = comptime!(lanes - 1 - lane);
+        if x.extract(from_end) == number {
+            first = from_end.runtime();
+        }
+    }
+    first
+}
+
 /// What rows of logits `z`, `[rows, columns]`, add to what is known of them: `[rows · segments, 8]`, one cube each.
 ///
 /// `segment` is how many vectors of a row a cube reads. A row that is not counted is not read.
@@ -153,16 +168,10 @@ pub(in crate::ops) fn row_sums_kernel<F: Float, N: Size>(
     while index < end {
         let x = Vector::<f32, N>::cast_from(z[place_of(row, width, index)]);
         bits = max(bits, Vector::<u32, N>::reinterpret(x) & Vector::new(0x7fff_ffffu32));
-        let mut highest = largest;
+        let mut highest = x.extract(0usize);
         #[unroll]
-        for lane in 0..lanes {
-            let one = x.extract(lane);
-            if one > highest {
-                highest = one;
-                if comptime!(statistics) {
-                    argmax = f32::cast_from(offset) + f32::cast_from(index * lanes + lane);
-                }
-            }
+        for lane in 1..lanes {
+            highest = max(highest, x.extract(lane));
         }
         if highest > largest {
             let gap = highest - largest;
@@ -173,16 +182,21 @@ pub(in crate::ops) fn row_sums_kernel<F: Float, N: Size>(
                 all_depth = factor * (all_depth + step * all_rest);
                 squares = factor * factor * (squares + ties);
                 all_squares = factor * factor * all_squares;
+                argmax = f32::cast_from(offset) + f32::cast_from(index * lanes + first_of(x, highest));
             }
             rest = factor * (rest + ties);
             all_rest = factor * all_rest;
             ties = zero;
             largest = highest;
         }
-        let d = Vector::new(largest) - x;
-        let is_largest = x.equal(&Vector::new(largest)); // −∞ may be
-        let e = select_many(is_largest, zero, exp_of_minus::<N>(d));
-        ties += select_many(is_largest, Vector::new(1.0f32), zero);
+        let mut d = Vector::new(largest) - x;
+        let mut e = exp_of_minus::<N>(d);
+        if highest == largest {
+            let is_largest = x.equal(&Vector::new(largest)); // −∞ may be
+            d = select_many(is_largest, zero, d);
+            e = select_many(is_largest, zero, e);
+            ties += select_many(is_largest, Vector::new(1.0f32), zero);
+        }
         rest += e;
         if comptime!(statistics) {
             let nothing = e.equal(&zero); // d may be infinite
