@@ -12,7 +12,7 @@ use crate::{
     Completions, Error, Result,
     ops::{
         Chain, Head, HeadInputs, Road, Room, RowSums, Tiling, check_float, check_same_device, check_same_strategy,
-        closed_form, independent_of, multiplies_in_place, slope_of_cap,
+        closed_form, independent_of, is_gpu, multiplies_in_place, slope_of_cap,
     },
     pairs::common_dtype,
 };
@@ -81,13 +81,15 @@ pub struct LmHead {
     scale: f64,
     soft_cap: Option<f64>,
     temperature: f64,
-    budget: usize,
+    budget: Option<usize>,
     road: Option<Road>,
 }
 
 impl LmHead {
     /// What logits may take unless [`with_memory_budget`](Self::with_memory_budget) says otherwise: 64 MiB.
     pub const DEFAULT_BUDGET: usize = 64 << 20;
+    /// The same on a GPU, where wide products are what is fast: 512 MiB.
+    pub const DEFAULT_GPU_BUDGET: usize = 512 << 20;
 
     /// From a weight `[hidden, vocab]` and a bias `[vocab]`.
     ///
@@ -100,7 +102,7 @@ impl LmHead {
             scale: 1.0,
             soft_cap: None,
             temperature: 1.0,
-            budget: Self::DEFAULT_BUDGET,
+            budget: None,
             road: None,
         }
     }
@@ -137,7 +139,7 @@ impl LmHead {
     /// their factors into, some MiB per thread. Kept to on burn's Flex backend; where burn's operations do the work the tiles are
     /// smaller, to make up for copies of them, but what else burn copies is not ours to count.
     pub fn with_memory_budget(self, bytes: usize) -> Self {
-        Self { budget: bytes, ..self }
+        Self { budget: Some(bytes), ..self }
     }
 
     /// By burn's operations alone, also where there are kernels: to test and to measure against.
@@ -267,11 +269,13 @@ impl LmHead {
         }
         let dtype = common_dtype([hidden.dtype(), self.weight.dtype()]);
         let [_, vocab] = self.dims();
+        let road = self.road(dtype);
+        let narrow = road == Road::Kernels && is_gpu(&hidden.device()) && hidden.dtype() == self.weight.dtype();
+        let factors = if narrow { self.weight.dtype() } else { dtype };
         let hidden = hidden.reshape([sequences * time, width]).select(0, positions.on_device.clone());
         let hidden = if hidden.dtype() == dtype { hidden } else { hidden.cast(FloatDType::from(dtype)) };
         let targets = Targets::of(completions, vocab);
         let bias = self.bias.clone().unwrap_or_else(|| Tensor::empty([0], (&hidden.device(), dtype)));
-        let road = self.road(dtype);
         let rows = positions.on_host.len();
         let room = Room {
             bytes: self.logit_budget(rows, width, dtype),
@@ -286,6 +290,7 @@ impl LmHead {
             transposed: self.transposed,
             biased: self.bias.is_some(),
             chain: Chain { scale: self.scale / self.temperature, cap: self.soft_cap.map(|cap| cap / self.temperature) },
+            factors,
             tiling: Tiling::within(&room, road),
             road,
         };
@@ -300,7 +305,9 @@ impl LmHead {
 
     /// What of the budget is left once the counted tokens' hidden states, a copy, and their gradient are held; a quarter at least.
     fn logit_budget(&self, rows: usize, width: usize, dtype: DType) -> usize {
-        self.budget.saturating_sub(3 * rows * width * dtype.size()).max(self.budget / 4)
+        let default = if is_gpu(&self.weight.device()) { Self::DEFAULT_GPU_BUDGET } else { Self::DEFAULT_BUDGET };
+        let budget = self.budget.unwrap_or(default);
+        budget.saturating_sub(3 * rows * width * dtype.size()).max(budget / 4)
     }
 
     /// The log-probs of no counted token, in the graph.

@@ -293,6 +293,20 @@ pub(crate) fn multiplies_in_place(device: &Device, road: Road) -> bool {
     }
 }
 
+/// Whether the device is a GPU: burn's cube backend runs on processors too, which nothing here is made for.
+#[cfg(feature = "cube")]
+pub(crate) fn is_gpu(device: &Device) -> bool {
+    use burn::backend::cubecl::RuntimeId;
+    let device = device.clone().without_autodiff();
+    matches!(device.as_dispatch(), DispatchDevice::Cube(device) if device.runtime() != RuntimeId::Cpu)
+}
+
+/// Whether the device is a GPU.
+#[cfg(not(feature = "cube"))]
+pub(crate) fn is_gpu(_: &Device) -> bool {
+    false
+}
+
 /// Whether the device's backend is one of those. GPUs compute in f32.
 fn has_kernels(device: &Device, dtype: DType) -> bool {
     match device.clone().without_autodiff().as_dispatch() {

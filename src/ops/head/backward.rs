@@ -9,7 +9,8 @@ use burn::backend::{
 use burn_tensor::{Shape, Slice, Tensor};
 
 use super::{
-    Head, HeadInputs, Kept, PreferenceOps, Product, RowSums, columns_of, kept::logits_of, logits, row_parts, tile,
+    Head, HeadInputs, Kept, PreferenceOps, Product, RowSums, columns_of, in_format, kept::logits_of, logits, row_parts,
+    tile,
 };
 
 /// What a head's backward pass starts from.
@@ -47,8 +48,9 @@ impl<B: PreferenceOps> Saved<B> {
         let [_, vocab] = head.oriented(self.weight.shape().dims());
         let mut summed = Summed::begin(&self, &wanted, kept);
         for columns in columns_of(vocab, head.tiling.columns) {
-            let weight = tile::<B>(&head, &self.weight, columns.clone(), self.hidden.dtype().into());
-            let tile = Tile { weight, place: head.part(width, columns.clone()), columns };
+            let factor = tile::<B>(&head, &self.weight, columns.clone());
+            let weight = in_format::<B>(factor.clone(), self.hidden.dtype());
+            let tile = Tile { factor, weight, place: head.part(width, columns.clone()), columns };
             summed.begin_tile(&self, &tile);
             for part in row_parts(rows, head.tiling.rows, summed.kept_rows) {
                 let z = summed.logits(&self, &tile, &part);
@@ -71,7 +73,9 @@ impl<B: PreferenceOps> Saved<B> {
 /// Some columns of the vocabulary.
 struct Tile<B: PreferenceOps> {
     columns: Range<usize>,
-    /// `[hidden, columns]`, in the format that is computed in.
+    /// `[hidden, columns]`, in the format in which logits are made.
+    factor: FloatTensor<B>,
+    /// The same, in the format that is computed in.
     weight: FloatTensor<B>,
     /// Where they are in the weight.
     place: [Range<usize>; 2],
@@ -79,6 +83,8 @@ struct Tile<B: PreferenceOps> {
 
 /// What gradients have come to so far.
 struct Summed<B: PreferenceOps> {
+    /// Hidden states in the format in which logits are made.
+    factors: FloatTensor<B>,
     hidden: Option<FloatTensor<B>>,
     /// Where it was kept, the logits of tiles to come.
     weight: Option<FloatTensor<B>>,
@@ -95,6 +101,7 @@ impl<B: PreferenceOps> Summed<B> {
         let (memory, kept_rows) = kept.unzip();
         let zeros = |like: &FloatTensor<B>| B::zeros(like.clone(), like.shape().dims(), like.dtype());
         Self {
+            factors: in_format::<B>(saved.hidden.clone(), saved.head.factors),
             hidden: wanted.hidden.then(|| zeros(&saved.hidden)),
             weight: memory.or_else(|| wanted.weight.then(|| zeros(&saved.weight))),
             aside: None,
@@ -118,8 +125,8 @@ impl<B: PreferenceOps> Summed<B> {
         if let Some(memory) = self.weight.as_ref().filter(|_| part.end <= self.kept_rows) {
             return logits_of::<B>(head, memory, part.len(), columns);
         }
-        let hidden = of_rows::<B>(&saved.hidden, part);
-        logits::<B>(head, self.workspace.take(), hidden, tile.weight.clone(), &saved.bias, columns)
+        let (hidden, dtype) = (of_rows::<B>(&self.factors, part), saved.hidden.dtype());
+        logits::<B>(head, self.workspace.take(), hidden, tile.factor.clone(), &saved.bias, columns, dtype)
     }
 
     /// Adds what these rows' logits in the tile hand on.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::backend::Dispatch;
-use burn_tensor::{FloatDType, Tensor, s};
+use burn_tensor::{DType, FloatDType, Tensor, s};
 
 use super::{
     Head, HeadInputs, Kept, Product, Road, RowKernels, RowSums, columns_of, finite_or_zero, logits, row_parts,
@@ -35,18 +35,15 @@ impl Head {
             .into_iter()
             .map(|rows| Part { sums: None, weighted: weighted.then(|| zeros(rows.len())), rows })
             .collect();
+        let factors = hidden.clone().cast(FloatDType::from(self.factors));
         let mut workspace = None;
         for columns in columns_of(vocab, self.tiling.columns) {
-            let tile = Tensor::from_dispatch(tile::<Dispatch>(
-                self,
-                &weight.clone().into_dispatch(),
-                columns.clone(),
-                dtype.into(),
-            ));
+            let tile =
+                Tensor::from_dispatch(tile::<Dispatch>(self, &weight.clone().into_dispatch(), columns.clone()));
             for part in &mut parts {
-                let hidden = hidden.clone().slice(s![part.rows.clone(), ..]);
+                let hidden = factors.clone().slice(s![part.rows.clone(), ..]);
                 let targets = targets.clone().slice(s![part.rows.clone()]);
-                let z = self.logits(workspace.take(), hidden, &tile, bias, columns.clone());
+                let z = self.logits(workspace.take(), hidden, &tile, bias, columns.clone(), dtype);
                 part.add(RowSums::of(&z, &targets, columns.start, statistics, self.road), self.road);
                 if let Some(kept) = kept.as_deref_mut().filter(|kept| part.rows.end <= kept.rows) {
                     kept.put(self, z.clone(), columns.clone());
@@ -68,6 +65,7 @@ impl Head {
         tile: &Tensor<2>,
         bias: &Tensor<1>,
         columns: Range<usize>,
+        dtype: DType,
     ) -> Tensor<2> {
         Tensor::from_dispatch(logits::<Dispatch>(
             self,
@@ -76,6 +74,7 @@ impl Head {
             tile.clone().into_dispatch(),
             &bias.clone().into_dispatch(),
             columns,
+            dtype,
         ))
     }
 }
@@ -112,10 +111,11 @@ impl Part {
     fn weigh(&mut self, head: &Head, z: Tensor<2>, tile: &Tensor<2>) -> Tensor<2> {
         let probs = exp_rows(z, self.sums(), head.chain.cap, head.road);
         let [rows, width] = [self.rows.len(), tile.dims()[0]];
+        let tile = tile.clone().cast(FloatDType::from(probs.dtype()));
         self.weighted = self.weighted.take().map(|weighted| {
             let product = Product { rows: 0..rows, columns: 0..width, accumulate: true, scale: 1.0 };
             let [weighted, probs, tile] =
-                [weighted, probs.clone(), tile.clone().transpose()].map(Tensor::into_dispatch);
+                [weighted, probs.clone(), tile.transpose()].map(Tensor::into_dispatch);
             Tensor::from_dispatch(head.road.product_into::<Dispatch>(weighted, probs, tile, product))
         });
         probs

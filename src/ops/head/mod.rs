@@ -11,7 +11,7 @@ mod tiling;
 use std::ops::Range;
 
 use burn::backend::{Dispatch, TensorMetadata, tensor::FloatTensor};
-use burn_tensor::{FloatDType, Int, Shape, Slice, Tensor};
+use burn_tensor::{DType, FloatDType, Int, Shape, Slice, Tensor};
 
 use super::{
     Chain, PreferenceOps, Product, Road, RowKernels, RowSums, portable, slope_of_cap, sums::finite_or_zero, zeros,
@@ -31,6 +31,9 @@ pub struct Head {
     pub biased: bool,
     /// From the products to the logits.
     pub chain: Chain,
+    /// The format in which hidden states and weight are multiplied: 16 bits where both came so and the device adds such products
+    /// up in f32; else that which is computed in.
+    pub factors: DType,
     /// Which part of the logits is held at a time.
     pub tiling: Tiling,
     /// By what it is computed.
@@ -111,21 +114,20 @@ impl Head {
     }
 }
 
-/// Some columns of the weight, `[hidden, columns]`, in the format that is computed in.
-fn tile<B: PreferenceOps>(
-    head: &Head,
-    weight: &FloatTensor<B>,
-    columns: Range<usize>,
-    dtype: FloatDType,
-) -> FloatTensor<B> {
+/// Some columns of the weight, `[hidden, columns]`, in the format that factors have.
+fn tile<B: PreferenceOps>(head: &Head, weight: &FloatTensor<B>, columns: Range<usize>) -> FloatTensor<B> {
     let width = weight.shape().dims::<2>()[if head.transposed { 1 } else { 0 }];
     let part = head.part(width, columns).map(Slice::from);
-    let tile = B::float_slice(weight.clone(), &part);
-    let tile = if FloatDType::from(tile.dtype()) == dtype { tile } else { B::float_cast(tile, dtype) };
+    let tile = in_format::<B>(B::float_slice(weight.clone(), &part), head.factors);
     if head.transposed { B::float_transpose(tile) } else { tile }
 }
 
-/// The logits of some rows and columns, `[rows, columns]`, in the workspace if it fits.
+fn in_format<B: PreferenceOps>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    if x.dtype() == dtype { x } else { B::float_cast(x, FloatDType::from(dtype)) }
+}
+
+/// The logits, in `dtype`, of some rows and columns, `[rows, columns]`, in the workspace if it fits. Hidden states and tile come
+/// as factors.
 fn logits<B: PreferenceOps>(
     head: &Head,
     workspace: Option<FloatTensor<B>>,
@@ -133,16 +135,16 @@ fn logits<B: PreferenceOps>(
     tile: FloatTensor<B>,
     bias: &FloatTensor<B>,
     columns: Range<usize>,
+    dtype: DType,
 ) -> FloatTensor<B> {
     let [rows, width] = [hidden.shape().dims::<2>()[0], columns.len()];
-    let dtype = FloatDType::from(hidden.dtype());
     let place = workspace.filter(|place| place.shape().dims() == [rows, width]);
-    let place = place.unwrap_or_else(|| B::zeros(hidden.clone(), [rows, width], hidden.dtype()));
+    let place = place.unwrap_or_else(|| B::zeros(hidden.clone(), [rows, width], dtype));
     let product = Product { rows: 0..rows, columns: 0..width, accumulate: false, scale: head.chain.scale };
     let z = head.road.product_into::<B>(place, hidden, tile, product);
     let z = if head.biased {
         let bias = B::float_slice(bias.clone(), &[Slice::from(columns)]);
-        let bias = B::float_cast(B::float_reshape(bias, Shape::new([1, width])), dtype);
+        let bias = in_format::<B>(B::float_reshape(bias, Shape::new([1, width])), dtype);
         B::float_add(z, B::float_mul_scalar(bias, head.chain.scale.into()))
     } else {
         z

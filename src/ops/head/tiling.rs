@@ -36,6 +36,8 @@ impl Tiling {
     const NEAR: usize = 16 << 20;
     /// Narrower products are slow.
     const NARROW: usize = 256;
+    /// Tiles begin at such columns, if they are as wide: where rows of 16 bits can be read in lines of 128 bytes.
+    const ALIGNED: usize = 64;
     /// So many tiles burn's operations hold at a time where kernels hold one.
     const PORTABLE_COPIES: usize = 8;
 
@@ -45,7 +47,8 @@ impl Tiling {
         let &Room { rows, hidden, vocab, .. } = room;
         let numbers = (room.bytes / room.dtype.size()).max(1);
         let (copies, near) = match road {
-            Road::Kernels => (1, numbers.min(Self::NEAR / room.dtype.size())),
+            Road::Kernels if room.in_place => (1, numbers.min(Self::NEAR / room.dtype.size())),
+            Road::Kernels => (1, numbers),
             Road::Portable => (Self::PORTABLE_COPIES, numbers),
         };
         let beside = match (room.in_place, room.converted) {
@@ -56,6 +59,8 @@ impl Tiling {
         let widest = (numbers / (beside + copies)).clamp(1, vocab);
         let columns = (near / (copies * rows + beside)).max(Self::NARROW).min(widest);
         let columns = vocab.div_ceil(vocab.div_ceil(columns)); // of equal width
+        let aligned = columns.next_multiple_of(Self::ALIGNED);
+        let columns = if columns >= Self::ALIGNED && aligned <= widest { aligned } else { columns };
         let left = numbers.saturating_sub(beside * columns);
         Self { rows: (left / (copies * columns)).clamp(1, rows), columns }
     }
