@@ -95,16 +95,7 @@ impl LmHead {
     ///
     /// They are checked where they are used.
     pub fn new(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
-        Self {
-            weight,
-            transposed: false,
-            bias,
-            scale: 1.0,
-            soft_cap: None,
-            temperature: 1.0,
-            budget: None,
-            road: None,
-        }
+        Self { weight, transposed: false, bias, scale: 1.0, soft_cap: None, temperature: 1.0, budget: None, road: None }
     }
 
     /// From a model's last layer, which may be frozen, trained, or adapted.

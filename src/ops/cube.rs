@@ -88,7 +88,8 @@ impl RowKernels for CubeBackend {
         let cube = cube_of(&z.client);
         let most = columns.div_ceil(SHORTEST_SEGMENT * cube.units).max(1);
         let segments = enough_cubes(&z.client).div_ceil(rows).min(most);
-        row_sums(z, targets, offset, statistics, cube, segments)
+        let address = z.required_address_type();
+        row_sums(z, targets, offset, statistics, &Reading { cube, segments, address })
     }
 
     fn merge(one: CubeTensor, two: CubeTensor) -> CubeTensor {
@@ -119,22 +120,32 @@ impl RowKernels for CubeBackend {
     }
 }
 
-/// [`RowKernels::row_sums`], by such cubes, so many for each row.
+/// How rows are read.
+#[derive(Debug)]
+struct Reading {
+    cube: Cube,
+    /// How many cubes share a row.
+    segments: usize,
+    /// In what numbers places are counted.
+    address: AddressType,
+}
+
+/// [`RowKernels::row_sums`], in a way of one's choice.
 fn row_sums(
     z: CubeTensor,
     targets: CubeTensor,
     offset: usize,
     statistics: Option<usize>,
-    cube: Cube,
-    segments: usize,
+    reading: &Reading,
 ) -> CubeTensor {
+    let &Reading { cube, segments, address } = reading;
     let (z, targets) = (into_contiguous(z), into_contiguous(targets));
     let [rows, columns]: [usize; 2] = z.shape().dims();
     let (client, lanes) = (z.client.clone(), lanes(&z, columns));
     let segment = (columns / lanes).div_ceil(segments);
     let parts = numbers(&z, [rows * segments, RowSums::COLUMNS]);
     let (count, dim) = cubes(&client, rows * segments, cube.units);
-    let (address, dtype) = (z.required_address_type(), dtype_to_storage_type(z.dtype));
+    let dtype = dtype_to_storage_type(z.dtype);
     row_sums_kernel::launch(
         &client,
         count,
@@ -349,22 +360,30 @@ mod tests {
     #[test]
     fn sums_of_rows_are_those_of_the_cpu_in_every_shape_of_cube() {
         let device = device();
-        let plane = 8;
-        let shapes = [(8, None), (64, None), (8, Some(1)), (64, Some(64 / plane)), (256, Some(256 / plane))];
+        let client = device.client();
+        let plane = client.properties().hardware.plane_size_min as usize;
+        let planes = |count: usize| Cube { units: count * plane, planes: Some(count) };
+        let shapes =
+            [Cube { units: 8, planes: None }, Cube { units: 64, planes: None }, planes(1), planes(2), planes(8)];
+        let addresses = [AddressType::U32, AddressType::U64];
+        let addresses = addresses.into_iter().filter(|address| client.properties().supports_address(*address));
+        let readings: Vec<Reading> = addresses
+            .flat_map(|address| shapes.map(|cube| (cube, address)))
+            .flat_map(|(cube, address)| [1, 3].map(|segments| Reading { cube, segments, address }))
+            .collect();
         for (columns, offset) in [(1, 0), (2, 7), (100, 0), (1001, 3), (4096, 100_000)] {
             let rows = 5;
             let z = logits(rows, columns, columns as u64);
             let targets = [offset as i32, UNCOUNTED, (offset + columns) as i32 - 1, offset as i32 - 1, i32::MAX];
             let vocab = 2 * columns;
             let expected = cpu::sums_of(&z, columns, &targets, offset, Some(vocab));
-            for ((units, planes), segments) in shapes.into_iter().flat_map(|shape| [1, 3].map(|count| (shape, count))) {
+            for reading in &readings {
                 let actual = host(row_sums(
                     on_gpu(&z, [rows, columns], &device),
                     targets_on_gpu(&targets, &device),
                     offset,
                     Some(vocab),
-                    Cube { units, planes },
-                    segments,
+                    reading,
                 ));
                 let expected = expected.chunks(RowSums::COLUMNS).zip(actual.chunks(RowSums::COLUMNS));
                 for (row, (expected, actual)) in expected.enumerate().filter(|(row, _)| targets[*row] != UNCOUNTED) {
@@ -380,8 +399,7 @@ mod tests {
                         let same = expected == f64::from(actual) || expected.is_nan() && actual.is_nan();
                         assert!(
                             same || (expected - f64::from(actual)).abs() <= bound,
-                            "{columns} columns, {units} units in {planes:?} planes, {segments} segments, row {row}, \
-                             number {column}: {actual}, expected {expected}"
+                            "{columns} columns, {reading:?}, row {row}, number {column}: {actual}, expected {expected}"
                         );
                     }
                 }

@@ -13,7 +13,7 @@ use crate::{
     batch::{Batch, Scored},
     devices::{Tested, for_all, for_several, has_kernels, on_every_device},
     generators::{batches, batches_that_predict, junk, wild_batches},
-    host::{bits, expect_close, floats, gradient_of_sum, numbers},
+    host::{bits, expect_close, flags, floats, gradient_of_sum, integers, numbers},
     tolerance::{self, Rounding},
 };
 
@@ -172,6 +172,32 @@ fn an_id_outside_the_vocabulary_is_nan_there_and_nowhere_else_by_every_road() {
                 let hit = (12..16).contains(&logit);
                 prop_assert_eq!(wrong.is_nan(), hit, "{}, id {}, logit {}", road.name, id, logit);
                 prop_assert!(hit || right == wrong, "{}", road.name);
+            }
+        }
+        Ok(())
+    });
+}
+
+/// On a GPU 65 535 is as far as one axis of a grid goes; a row of these has its own target, and so its own log-prob.
+#[test]
+fn there_may_be_more_rows_than_a_grid_is_wide() {
+    on_every_device(|on| {
+        let (time, vocab) = (70_001, 3);
+        let logits: Vec<f64> = (0..time * vocab).map(|i| f64::from((i % 11) as u8) / 4.0).collect();
+        let tokens: Vec<i64> = (0..time as i64).map(|t| t * t % 3).collect();
+        let completions =
+            Completions::new(integers(&tokens, [1, time], &on.device), flags(&vec![true; time], [1, time], &on.device));
+        let leaf = floats(&logits, [1, time, vocab], &on.device, DType::F32).autodiff().require_grad();
+        let values = token_log_probs(leaf.clone(), &completions.unwrap()).unwrap().values();
+        let (actual, gradient) = (numbers(&values), gradient_of_sum(values, &leaf));
+        for (row, z) in logits.chunks(vocab).take(time - 1).enumerate() {
+            let log_sum = z.iter().map(|z| z.exp()).sum::<f64>().ln();
+            let target = tokens[row + 1] as usize;
+            prop_assert!((actual[row] - (z[target] - log_sum)).abs() < 1e-5, "row {}: {}", row, actual[row]);
+            for (column, z) in z.iter().enumerate() {
+                let expected = f64::from(u8::from(column == target)) - (z - log_sum).exp();
+                let actual = gradient[row * vocab + column];
+                prop_assert!((actual - expected).abs() < 1e-5, "row {}, column {}: {}", row, column, actual);
             }
         }
         Ok(())

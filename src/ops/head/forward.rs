@@ -38,8 +38,7 @@ impl Head {
         let factors = hidden.clone().cast(FloatDType::from(self.factors));
         let mut workspace = None;
         for columns in columns_of(vocab, self.tiling.columns) {
-            let tile =
-                Tensor::from_dispatch(tile::<Dispatch>(self, &weight.clone().into_dispatch(), columns.clone()));
+            let tile = Tensor::from_dispatch(tile::<Dispatch>(self, &weight.clone().into_dispatch(), columns.clone()));
             for part in &mut parts {
                 let hidden = factors.clone().slice(s![part.rows.clone(), ..]);
                 let targets = targets.clone().slice(s![part.rows.clone()]);
@@ -114,8 +113,7 @@ impl Part {
         let tile = tile.clone().cast(FloatDType::from(probs.dtype()));
         self.weighted = self.weighted.take().map(|weighted| {
             let product = Product { rows: 0..rows, columns: 0..width, accumulate: true, scale: 1.0 };
-            let [weighted, probs, tile] =
-                [weighted, probs.clone(), tile.transpose()].map(Tensor::into_dispatch);
+            let [weighted, probs, tile] = [weighted, probs.clone(), tile.transpose()].map(Tensor::into_dispatch);
             Tensor::from_dispatch(head.road.product_into::<Dispatch>(weighted, probs, tile, product))
         });
         probs
