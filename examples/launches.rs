@@ -15,12 +15,13 @@ use std::{
 
 use burn::tensor::{Device, Tensor};
 use burn_dpo::{
-    Beta, Completions, LmHead, PairLogProbs, PreferenceBatch, TokenLogProbs, dpo_loss, portable, token_log_probs,
+    Beta, Completions, FDivergence, LmHead, PairLogProbs, PreferenceBatch, PreferenceLoss, TokenLogProbs, dpo_loss,
+    portable, token_log_probs,
 };
 use clap::Parser;
 use cubecl::{
     config::{TypeNameFormatLevel, type_name_format},
-    logging::{LaunchObservation, LaunchObserver},
+    logging::{Duration, LaunchObservation, LaunchObserver, TimingMethod, TimingRequest},
 };
 
 #[path = "common/device.rs"]
@@ -31,10 +32,7 @@ mod exit;
 #[allow(dead_code)] // shared with other examples
 mod output;
 
-const SEQUENCES: usize = 8;
-const TIME: usize = 16;
-const HIDDEN: usize = 32;
-const VOCAB: usize = 1000;
+const PROMPT: usize = 4;
 
 #[derive(Parser)]
 struct Args {
@@ -44,16 +42,51 @@ struct Args {
     /// Names the kernels too.
     #[arg(long)]
     names: bool,
+    /// Says how long they took, each alone.
+    #[arg(long)]
+    times: bool,
+    #[arg(long, default_value_t = 8)]
+    sequences: usize,
+    /// Tokens in a sequence, 4 of them of the prompt.
+    #[arg(long, default_value_t = 16)]
+    time: usize,
+    #[arg(long, default_value_t = 32)]
+    hidden: usize,
+    #[arg(long, default_value_t = 1000)]
+    vocab: usize,
+    /// Only the parts whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
 }
 
-/// Counts what is launched, by name.
+/// What is launched, by name: how often, and how long it took.
 #[derive(Default)]
-struct Counts(Mutex<BTreeMap<String, usize>>);
+struct Seen {
+    kernels: Mutex<BTreeMap<String, (usize, Duration)>>,
+    times: bool,
+}
 
-impl LaunchObserver for Counts {
-    fn launched(&self, kernel: &'static str) {
+impl Seen {
+    fn add(&self, kernel: &'static str, count: usize, time: Duration) {
         let name = type_name_format(kernel, TypeNameFormatLevel::Short);
-        *self.0.lock().expect("no launch panics").entry(name).or_default() += 1;
+        let mut kernels = self.kernels.lock().expect("no launch panics");
+        let (counted, taken) = kernels.entry(name).or_default();
+        *counted += count;
+        *taken += time;
+    }
+}
+
+impl LaunchObserver for Seen {
+    fn launched(&self, kernel: &'static str) {
+        self.add(kernel, 1, Duration::ZERO);
+    }
+
+    fn timing(&self) -> TimingRequest {
+        if self.times { TimingRequest::Resolved } else { TimingRequest::None }
+    }
+
+    fn timed(&self, kernel: &'static str, time: Duration, _: TimingMethod) {
+        self.add(kernel, 0, time);
     }
 }
 
@@ -67,20 +100,20 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(device: &Device) -> burn_dpo::Result<Self> {
-        let rows: Vec<Vec<u32>> = (0..SEQUENCES as u32)
-            .map(|row| (0..TIME as u32).map(|t| (row * 37 + t * 11) % VOCAB as u32).collect())
-            .collect();
-        let completions = Completions::from_sequences(&rows, &[4; SEQUENCES], VOCAB, device)?;
+    fn new(args: &Args, device: &Device) -> burn_dpo::Result<Self> {
+        let Args { sequences, time, hidden, vocab, .. } = *args;
+        let rows: Vec<Vec<u32>> =
+            (0..sequences).map(|row| (0..time).map(|t| ((row * 37 + t * 11) % vocab) as u32).collect()).collect();
+        let completions = Completions::from_sequences(&rows, &vec![PROMPT; sequences], vocab, device)?;
         let recorded = device.clone().autodiff();
         let drawn = |shape: [usize; 3]| {
             Tensor::<3>::random(shape, burn::tensor::Distribution::Normal(0.0, 1.0), &recorded).require_grad()
         };
-        let reference: Vec<(f32, usize)> = (0..SEQUENCES / 2).map(|_| (-80.0, TIME - 4)).collect();
+        let reference: Vec<(f32, usize)> = (0..sequences / 2).map(|_| (-80.0, time - PROMPT)).collect();
         Ok(Self {
-            logits: drawn([SEQUENCES, TIME, VOCAB]),
-            hidden: drawn([SEQUENCES, TIME, HIDDEN]),
-            weight: drawn([1, HIDDEN, VOCAB]).reshape([HIDDEN, VOCAB]).detach().require_grad(),
+            logits: drawn([sequences, time, vocab]),
+            hidden: drawn([sequences, time, hidden]),
+            weight: drawn([1, hidden, vocab]).reshape([hidden, vocab]).detach().require_grad(),
             reference: PairLogProbs::from_host(&reference, &reference, device)?,
             completions,
         })
@@ -94,13 +127,12 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<()> {
     let device = device::by_name(&args.device).map_err(anyhow::Error::msg)?;
     let beta = Beta::new(0.1)?;
-    let batch = Batch::new(&device)?;
+    let batch = Batch::new(args, &device)?;
     let Batch { completions, logits, hidden, weight, reference } = &batch;
     let loss = |scored: TokenLogProbs| -> anyhow::Result<Tensor<1>> {
         Ok(dpo_loss(&scored.sequences().into_pairs()?, reference, beta)?.mean())
     };
-    let report =
-        |what: &str, part: &dyn Fn() -> anyhow::Result<Vec<Tensor<1>>>| launches(what, &device, args.names, part);
+    let report = |what: &str, part: &dyn Fn() -> anyhow::Result<Vec<Tensor<1>>>| launches(what, &device, args, part);
     report("logits → log-probs", &|| {
         let scored = token_log_probs(logits.clone().detach(), completions)?;
         Ok(vec![scored.values().reshape([-1])])
@@ -127,6 +159,19 @@ fn run(args: &Args) -> anyhow::Result<()> {
         let of_hidden = hidden.grad(&gradients).map(|gradient| gradient.reshape([-1]));
         Ok(of_hidden.into_iter().chain(weight.grad(&gradients).map(|gradient| gradient.reshape([-1]))).collect())
     })?;
+    report("hidden states → DPO loss → gradients, in one step", &|| {
+        let dpo = PreferenceLoss::Dpo { beta, divergence: FDivergence::ReverseKl };
+        let head = LmHead::new(weight.clone(), None);
+        let gradients = head.preference_step(hidden.clone(), completions, reference, &dpo.into())?.loss.backward();
+        let of_hidden = hidden.grad(&gradients).map(|gradient| gradient.reshape([-1]));
+        Ok(of_hidden.into_iter().chain(weight.grad(&gradients).map(|gradient| gradient.reshape([-1]))).collect())
+    })?;
+    report("hidden states → DPO loss → gradients, by burn alone", &|| {
+        let logits = burn::tensor::module::linear(hidden.clone(), weight.clone(), None);
+        let gradients = loss(portable::token_log_probs(logits, completions)?)?.backward();
+        let of_hidden = hidden.grad(&gradients).map(|gradient| gradient.reshape([-1]));
+        Ok(of_hidden.into_iter().chain(weight.grad(&gradients).map(|gradient| gradient.reshape([-1]))).collect())
+    })?;
     report("metrics of a step", &|| {
         let policy = scored.clone().sequences().into_pairs()?;
         let losses = dpo_loss(&policy, reference, beta)?;
@@ -139,21 +184,25 @@ fn run(args: &Args) -> anyhow::Result<()> {
 fn launches(
     what: &str,
     device: &Device,
-    names: bool,
+    args: &Args,
     part: &dyn Fn() -> anyhow::Result<Vec<Tensor<1>>>,
 ) -> anyhow::Result<()> {
+    if !what.contains(&args.only) {
+        return Ok(());
+    }
     drop(part()?);
     device.sync()?;
-    let counts = Arc::new(Counts::default());
-    let watching = LaunchObservation::new(counts.clone());
+    let seen = Arc::new(Seen { times: args.times, ..Seen::default() });
+    let watching = LaunchObservation::new(seen.clone());
     let results = part()?;
     device.sync()?;
     drop(watching);
     drop(results);
-    let counts = counts.0.lock().expect("no launch panics");
-    println!("{:5}  {what}", counts.values().sum::<usize>());
-    if names {
-        counts.iter().for_each(|(name, count)| println!("       {count:5} {name}"));
+    let kernels = seen.kernels.lock().expect("no launch panics");
+    println!("{:5}  {what}", kernels.values().map(|(count, _)| count).sum::<usize>());
+    for (name, (count, time)) in kernels.iter().filter(|_| args.names || args.times) {
+        let time = if args.times { format!("{:9.3} ms  ", 1e3 * time.as_secs_f64()) } else { String::new() };
+        println!("       {count:5}  {time}{name}");
     }
     Ok(())
 }
