@@ -16,7 +16,7 @@ pub fn by_name(name: &str) -> Result<Device, String> {
         #[cfg(feature = "ndarray")]
         #[allow(deprecated)]
         "ndarray" => Ok(Device::ndarray()),
-        #[cfg(feature = "wgpu")]
+        #[cfg(feature = "wgpu-unfused")]
         "wgpu" => present(name, DeviceType::Wgpu, || Device::wgpu(Default::default())),
         #[cfg(feature = "vulkan")]
         "vulkan" => present(name, DeviceType::Vulkan, || Device::vulkan(Default::default())),
@@ -24,7 +24,7 @@ pub fn by_name(name: &str) -> Result<Device, String> {
         "metal" => present(name, DeviceType::Metal, || Device::metal(Default::default())),
         #[cfg(feature = "webgpu")]
         "webgpu" => present(name, DeviceType::WebGpu, || Device::webgpu(Default::default())),
-        #[cfg(feature = "cuda")]
+        #[cfg(feature = "cuda-unfused")]
         "cuda" => present(name, DeviceType::Cuda, || Device::cuda(0)),
         #[cfg(feature = "rocm")]
         "rocm" => present(name, DeviceType::Rocm, || Device::rocm(0)),

@@ -48,7 +48,8 @@ impl PreferenceOps for CubeBackend {
     ) -> CubeTensor {
         let [_, outputs]: [usize; 2] = upstream.shape().dims();
         let slopes = RowSlopes { gradient: true, entropy: outputs > 1, capped: chain.cap.is_some() };
-        overwritten(z, &targets, sums, wide(upstream), offset, chain, slopes)
+        let upstream = Self::float_cast(upstream, FloatDType::F32); // its strides may be 0
+        overwritten(z, &targets, sums, upstream, offset, chain, slopes)
     }
 
     fn soft_cap(z: CubeTensor, cap: f64) -> CubeTensor {
@@ -87,7 +88,7 @@ impl RowKernels for CubeBackend {
         let [rows, columns]: [usize; 2] = z.shape().dims();
         let cube = cube_of(&z.client);
         let most = columns.div_ceil(SHORTEST_SEGMENT * cube.units).max(1);
-        let segments = enough_cubes(&z.client).div_ceil(rows).min(most);
+        let segments = enough_cubes(&z.client).div_ceil(rows.max(1)).min(most);
         let address = z.required_address_type();
         row_sums(z, targets, offset, statistics, &Reading { cube, segments, address })
     }
@@ -282,7 +283,7 @@ fn sizes(tensor: &CubeTensor) -> impl Iterator<Item = VectorSize> {
 /// Narrow planes are a processor's vectors, which gain nothing from many units and lose by waiting for each other.
 fn cube_of(client: &Client) -> Cube {
     let hardware = &client.properties().hardware;
-    let most = hardware.max_units_per_cube.min(hardware.max_cube_dim.0).min(MOST_UNITS).max(1);
+    let most = hardware.max_units_per_cube.min(hardware.max_cube_dim.0).clamp(1, MOST_UNITS);
     let plane = hardware.plane_size_max.max(1);
     let units = 1 << (plane * plane.div_ceil(4)).min(most).ilog2();
     let talk = client.properties().features.plane.contains(Plane::Ops);

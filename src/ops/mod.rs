@@ -30,7 +30,7 @@ mod sums;
 
 use std::ops::Range;
 
-#[cfg(feature = "cube")]
+#[cfg(feature = "fusion")]
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::{
     Backend, Dispatch, DispatchDevice, TensorMetadata, backend_extension,
@@ -130,7 +130,7 @@ pub struct Product {
     NdArray: cfg(feature = "ndarray"),
     LibTorch: cfg(feature = "tch"),
     Cube: cfg(feature = "cube"),
-    Fusion: cfg(feature = "cube"),
+    Fusion: cfg(feature = "fusion"),
     Autodiff
 )]
 pub trait PreferenceOps: Backend {
@@ -258,7 +258,7 @@ pub trait PreferenceOps: Backend {
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
     Cube: cfg(feature = "cube"),
-    Fusion: cfg(feature = "cube")
+    Fusion: cfg(feature = "fusion")
 )]
 pub trait RowKernels: Backend {
     /// What a block of logits, beginning at column `offset` of the vocabulary, adds to its rows: the columns of [`RowSums`].

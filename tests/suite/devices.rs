@@ -51,7 +51,7 @@ const FLOATS: [DType; 4] = [DType::F16, DType::BF16, DType::F32, DType::F64];
 
 /// Whether the crate has kernels of its own for the device. Where it has not, a law takes many times as long.
 pub fn has_kernels(on: &Tested) -> bool {
-    ["flex", "ndarray", "wgpu", "cuda"].contains(&on.name)
+    ["flex", "ndarray", "wgpu", "cuda", "rocm"].contains(&on.name)
 }
 
 /// Every device of this build that is present. Absence of a compiled-in one is a failure where `CI=true`.
@@ -62,10 +62,12 @@ pub fn devices() -> &'static [Tested] {
         let found = [
             Some(Tested { name: "flex", device: Device::flex() }),
             Some(Tested { name: "ndarray", device: Device::ndarray() }),
-            #[cfg(feature = "wgpu")]
+            #[cfg(feature = "wgpu-unfused")]
             present("wgpu", burn::tensor::DeviceType::Wgpu, || Device::wgpu(Default::default())),
-            #[cfg(feature = "cuda")]
+            #[cfg(feature = "cuda-unfused")]
             present("cuda", burn::tensor::DeviceType::Cuda, || Device::cuda(0)),
+            #[cfg(feature = "rocm")]
+            present("rocm", burn::tensor::DeviceType::Rocm, || Device::rocm(0)),
         ];
         found.into_iter().flatten().collect()
     })
@@ -77,7 +79,7 @@ pub fn nothing_may_be_skipped() -> bool {
 }
 
 /// Opening a device that is not there would panic; listing does not.
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[cfg(any(feature = "wgpu-unfused", feature = "cuda-unfused", feature = "rocm"))]
 fn present(name: &'static str, kind: burn::tensor::DeviceType, open: impl Fn() -> Device) -> Option<Tested> {
     if !Device::enumerate(kind).is_empty() {
         return Some(Tested { name, device: open() });

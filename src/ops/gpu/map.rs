@@ -21,7 +21,6 @@ pub(in crate::ops) fn soft_cap_kernel<F: Float, N: Size>(
 
 /// `scale · x`, `[rows, columns]`, in a part of `out` that begins at `row` and `column`, or added to it.
 #[cube(launch, address_type = "dynamic")]
-#[expect(clippy::too_many_arguments)]
 pub(in crate::ops) fn accumulate_kernel<F: Float, N: Size>(
     x: &Tensor<Vector<F, N>>,
     out: &mut Tensor<Vector<F, N>>,

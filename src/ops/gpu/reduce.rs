@@ -26,7 +26,7 @@ pub(super) fn sum_over_cube(value: f32, #[comptime] cube: Cube) -> f32 {
         let mut half = (cube.units / 2).runtime();
         while half > 0 {
             if (UNIT_POS as usize) < half {
-                parts[UNIT_POS as usize] = parts[UNIT_POS as usize] + parts[UNIT_POS as usize + half];
+                parts[UNIT_POS as usize] += parts[UNIT_POS as usize + half];
             }
             sync_cube();
             half /= 2;
