@@ -54,7 +54,8 @@ use crate::{
 /// ```
 ///
 /// # Numerics
-/// f16 and bf16 are computed in f32, the weight converted a tile at a time; if hidden states or weight are f64, all is. The
+/// f16 and bf16 are computed in f32, the weight converted a tile at a time; if hidden states or weight are f64, all is. (On a GPU
+/// hidden states and weight of one 16-bit format are multiplied as they are and added up in f32, which is the same.) The
 /// products are f32 as well, so this is more accurate than logits that were rounded to 16 bits. Gradients come in each
 /// tensor's own format, summed up before they are rounded to it. How large the tiles are changes nothing but the order in
 /// which numbers are added.
@@ -127,7 +128,8 @@ impl LmHead {
     /// but time, and little of it above some MiB.
     ///
     /// Hidden states are held in any case; logits get what is left, a quarter at least. Not counted is what matrix products pack
-    /// their factors into, some MiB per thread. Kept to on burn's Flex backend; where burn's operations do the work the tiles are
+    /// their factors into, some MiB per thread. Kept to on burn's Flex backend; on a GPU a tile's
+    /// products take as much again as the gradient of the hidden states, and where burn's operations do the work the tiles are
     /// smaller, to make up for copies of them, but what else burn copies is not ours to count.
     pub fn with_memory_budget(self, bytes: usize) -> Self {
         Self { budget: Some(bytes), ..self }

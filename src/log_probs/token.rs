@@ -49,9 +49,9 @@ use crate::{
 /// it, so a large common offset costs nothing. Near certainty the log-prob is as accurate as it is small.
 ///
 /// # Speed and memory
-/// On burn's CPU backends each counted row is read once, and the backward pass makes the gradient in the logits' own buffer
-/// if nobody else holds it: give the logits away (`token_log_probs(model.forward(…), …)`). Elsewhere burn's operations are
-/// used. Between the passes the logits are kept, and eight numbers per position. Where they do not fit,
+/// On burn's CPU backends and on GPUs each counted row is read once, and the backward pass makes the gradient in the logits' own
+/// buffer if nobody else holds it: give the logits away (`token_log_probs(model.forward(…), …)`). Elsewhere, and for f64 on a
+/// GPU, burn's operations are used. Nothing is read back. Between the passes the logits are kept, and eight numbers per position. Where they do not fit,
 /// [`LmHead`](crate::LmHead) does without them.
 ///
 /// # Edge cases

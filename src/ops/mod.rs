@@ -7,7 +7,7 @@
 //! Two things are known of a block of logits `[rows, columns]`: what it adds to its rows ([`RowSums`], merged over blocks),
 //! and, once the whole row is known, its gradient ([`PreferenceOps::row_gradient`]). Logits that a model returned are one
 //! block as wide as the vocabulary; an LM head (`head`) makes one tile of the vocabulary after the other. Where the backend
-//! has kernels of its own (`flex` and `ndarray` over `cpu`), each block is read once.
+//! has kernels of its own (`flex` and `ndarray` over `cpu`, `cube` over `gpu`), each block is read once.
 // burn calls its ndarray and libtorch backends deprecated; this crate supports them while burn does.
 #![allow(deprecated)]
 
