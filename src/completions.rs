@@ -1,12 +1,15 @@
 //! Which tokens are completion tokens, and the shift between a token and the logits that predict it.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
 use burn_tensor::{Bool, DType, Device, Int, IntDType, Tensor, TensorData, s};
 
 use crate::{
     Error, Result,
-    ops::{check_int, check_same_device},
+    ops::{NOWHERE, UNCOUNTED, check_int, check_same_device, count, targets_in_one_launch},
 };
 
 /// Token sequences, and which of their tokens are *completion* tokens: those whose log-probability counts.
@@ -40,7 +43,15 @@ use crate::{
 pub struct Completions {
     tokens: Tensor<2, Int>,
     mask: Tensor<2, Bool>,
-    positions: Arc<OnceLock<CountedPositions>>,
+    known: Arc<Known>,
+}
+
+/// What was found out about completions, for all their clones.
+#[derive(Debug, Default)]
+struct Known {
+    positions: OnceLock<CountedPositions>,
+    /// Beside the sizes of vocabularies for which they are right.
+    predictions: Mutex<Vec<(RangeInclusive<usize>, Predictions)>>,
 }
 
 /// Which positions of `[sequences, time]` logits predict a counted token, row by row.
@@ -62,12 +73,16 @@ impl CountedPositions {
     }
 }
 
-/// The token that each position predicts, in *logit* coordinates: position `t` predicts token `t + 1`.
-pub(crate) struct NextTokens {
-    /// `[sequences, time]`; the last column predicts nothing and holds 0.
-    pub ids: Tensor<2, Int>,
-    /// `[sequences, time]`; the last column is false.
+/// What each position predicts: position `t` predicts token `t + 1`, and the last one nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Predictions {
+    /// The token, `[sequences · time]` in 32 bits; [`UNCOUNTED`] where none is counted, [`NOWHERE`] where it is outside the
+    /// vocabulary.
+    pub ids: Tensor<1, Int>,
+    /// `[sequences, time − 1]`.
     pub counted: Tensor<2, Bool>,
+    /// How many of them, `[sequences]`, in 32 bits.
+    pub token_count: Tensor<1, Int>,
 }
 
 impl Completions {
@@ -85,11 +100,7 @@ impl Completions {
         }
         check_same_device("tokens", &tokens.device(), "mask", &mask.device())?;
         check_int("tokens", &tokens)?;
-        Ok(Self {
-            tokens: widened(tokens.without_autodiff()),
-            mask: mask.without_autodiff(),
-            positions: Arc::new(OnceLock::new()),
-        })
+        Ok(Self { tokens: widened(tokens.without_autodiff()), mask: mask.without_autodiff(), known: Arc::default() })
     }
 
     /// From labels `[sequences, time]` in token coordinates, where `ignore_index` (commonly −100) marks what is not a
@@ -181,14 +192,18 @@ impl Completions {
 
         let shape = [sequences, time];
         let device = device.clone().without_autodiff();
-        let positions = CountedPositions::of(&mask, time, &device);
+        let known = Known { positions: CountedPositions::of(&mask, time, &device).into(), ..Known::default() };
+        if sequences * time > sequences && vocab_size <= i32::MAX as usize {
+            let predictions = Predictions::on_host(&ids, &mask, time, &device);
+            known.remember(vocab_size..=usize::MAX, predictions); // all ids are below it
+        }
         // Ids fit i32 unless the vocabulary does not; the narrower type is the one that every backend has.
         let dtype = if vocab_size <= i32::MAX as usize { DType::I32 } else { DType::I64 };
         let completions = Self::new(
             Tensor::from_data(TensorData::new(ids, shape), (&device, dtype)),
             Tensor::from_data(TensorData::new(mask, shape), &device),
         )?;
-        Ok(Self { positions: Arc::new(OnceLock::from(positions)), ..completions })
+        Ok(Self { known: known.into(), ..completions })
     }
 
     /// From ragged rows on the host: each row is a prompt of `prompt_lengths[s]` tokens and its completion.
@@ -245,7 +260,7 @@ impl Completions {
     /// # Errors
     /// [`Error::Read`] if the device cannot hand its numbers over.
     pub async fn locate(&self) -> Result<()> {
-        if self.positions.get().is_none() {
+        if self.known.positions.get().is_none() {
             let mask = self.mask.clone().into_data_async().await.map_err(unreadable)?;
             self.remember(mask);
         }
@@ -254,7 +269,7 @@ impl Completions {
 
     /// Which positions predict a counted token. Reads the mask if that is not known yet.
     pub(crate) fn counted_positions(&self) -> Result<&CountedPositions> {
-        match self.positions.get() {
+        match self.known.positions.get() {
             Some(positions) => Ok(positions),
             None => Ok(self.remember(self.mask.clone().try_into_data().map_err(unreadable)?)),
         }
@@ -262,23 +277,65 @@ impl Completions {
 
     fn remember(&self, mask: TensorData) -> &CountedPositions {
         let mask: Vec<bool> = mask.iter::<bool>().collect();
-        self.positions.get_or_init(|| CountedPositions::of(&mask, self.dims()[1], &self.device()))
+        self.known.positions.get_or_init(|| CountedPositions::of(&mask, self.dims()[1], &self.device()))
     }
 
-    /// The shift, made here and nowhere else.
-    ///
+    /// What each position predicts, of at least one that predicts something; made once for each size of vocabulary.
+    pub(crate) fn predictions(&self, vocab: usize) -> Predictions {
+        self.known.predictions(vocab).unwrap_or_else(|| {
+            let predictions = Predictions::of(&self.tokens, &self.mask, vocab);
+            self.known.remember(vocab..=vocab, predictions.clone());
+            predictions
+        })
+    }
+}
+
+impl Known {
+    fn predictions(&self, vocab: usize) -> Option<Predictions> {
+        let known = self.predictions.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find(|(vocabularies, _)| vocabularies.contains(&vocab)).map(|(_, predictions)| predictions.clone())
+    }
+
+    fn remember(&self, vocabularies: RangeInclusive<usize>, predictions: Predictions) {
+        let mut known = self.predictions.lock().unwrap_or_else(PoisonError::into_inner);
+        known.push((vocabularies, predictions));
+    }
+}
+
+/// The shift, made here and nowhere else.
+impl Predictions {
     /// The last position stays, uncounted, so that logits `[sequences, time, vocab]` need not be cut (a copy).
-    pub(crate) fn next_tokens(&self) -> NextTokens {
-        let [sequences, time] = self.dims();
-        if time == 0 {
-            return NextTokens { ids: self.tokens(), counted: self.mask() };
+    fn of(tokens: &Tensor<2, Int>, mask: &Tensor<2, Bool>, vocab: usize) -> Self {
+        if let Some((ids, counted, token_count)) = targets_in_one_launch(tokens, mask, vocab) {
+            return Self { ids, counted, token_count };
         }
-        let last = [sequences, 1];
-        let ids = Tensor::zeros(last, (&self.device(), self.tokens.dtype()));
-        let counted = Tensor::<2, Int>::zeros(last, &self.device()).bool();
-        NextTokens {
-            ids: Tensor::cat(vec![self.tokens().slice(s![.., 1..]), ids], 1),
-            counted: Tensor::cat(vec![self.mask().slice(s![.., 1..]), counted], 1),
+        let [sequences, time] = tokens.dims();
+        let next = tokens.clone().slice(s![.., 1..]);
+        let counted = mask.clone().slice(s![.., 1..]);
+        let outside = next.clone().lower_elem(0).bool_or(next.clone().greater_equal_elem(vocab as i64));
+        let ids = next.mask_fill(outside.clone(), 0).cast(IntDType::I32).mask_fill(outside, NOWHERE);
+        let ids = ids.mask_fill(counted.clone().bool_not(), UNCOUNTED);
+        let last = Tensor::full([sequences, 1], UNCOUNTED, (&tokens.device(), DType::I32));
+        Self {
+            ids: Tensor::cat(vec![ids, last], 1).reshape([sequences * time]),
+            token_count: count(counted.clone()),
+            counted,
+        }
+    }
+
+    /// The same where ids and mask are at hand, and all ids within any vocabulary asked for.
+    fn on_host(ids: &[i64], mask: &[bool], time: usize, device: &Device) -> Self {
+        let sequences = ids.len() / time;
+        let predicted: Vec<bool> = mask.chunks(time).flat_map(|row| &row[1..]).copied().collect();
+        let last_of_row = |row: usize| (row + 1).is_multiple_of(time);
+        let target = |row: usize| if last_of_row(row) || !mask[row + 1] { UNCOUNTED } else { ids[row + 1] as i32 };
+        let targets: Vec<i32> = (0..ids.len()).map(target).collect();
+        let count = |row: &[bool]| row.iter().filter(|counted| **counted).count() as i32;
+        let token_count: Vec<i32> = predicted.chunks(time - 1).map(count).collect();
+        Self {
+            ids: Tensor::from_data(TensorData::new(targets, [ids.len()]), (device, DType::I32)),
+            counted: Tensor::from_data(TensorData::new(predicted, [sequences, time - 1]), device),
+            token_count: Tensor::from_data(TensorData::new(token_count, [sequences]), (device, DType::I32)),
         }
     }
 }

@@ -3,7 +3,7 @@
 use burn_tensor::{Int, IntDType, Tensor, s};
 
 use super::{SequenceLogProbs, TokenLogProbs, token::accurate_sums};
-use crate::{LdAlpha, PairLogProbs, Result, ops::count};
+use crate::{LdAlpha, PairLogProbs, Result};
 
 impl TokenLogProbs {
     /// LD-DPO's log-prob of each completion: tokens beyond the length of the pair's shorter completion are scaled by `α`.
@@ -54,7 +54,7 @@ impl TokenLogProbs {
         if alpha == 1.0 || sequences * predicted == 0 || sequences % 2 != 0 {
             return self.sequences().into_pairs();
         }
-        let token_count = count(self.counted.clone());
+        let token_count = self.token_count.clone();
         let beyond = self.nth_token().greater(shorter_of_pair(&token_count).expand([sequences, predicted]));
 
         let mut sum = accurate_sums(self.values.clone().mask_fill(beyond.clone(), 0.0));

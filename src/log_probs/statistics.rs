@@ -1,7 +1,7 @@
 //! What else a causal model's logits say at each completion token: how sure the model was, and whether it would have
 //! chosen that token itself.
 
-use burn_tensor::{Bool, DType, FloatDType, Int, Tensor, s};
+use burn_tensor::{Bool, DType, FloatDType, Int, Tensor};
 
 use super::{
     TokenLogProbs,
@@ -86,7 +86,7 @@ pub fn token_statistics(logits: Tensor<3>, completions: &Completions) -> Result<
 /// The statistics of at least one prediction.
 pub(super) fn of_logits(logits: Tensor<3>, completions: &Completions, road: Road) -> TokenStatistics {
     let [sequences, time, vocab] = logits.dims();
-    let targets = Targets::of(completions, vocab);
+    let targets = Targets::of(completions, vocab).by(road);
     let z = logits.reshape([sequences * time, vocab]);
     let sums = RowSums::of(&z, &targets.ids, 0, Some(vocab), road);
     let dtype = arithmetic_dtype(z.dtype());
@@ -150,10 +150,10 @@ impl TokenStatistics {
     /// From the numbers of all positions, `[rows, 2]` and `[rows, 1]`.
     pub(super) fn of_rows(targets: &Targets, outputs: Tensor<2>, constants: &Constants) -> Self {
         Self {
-            log_probs: targets.log_probs(outputs.clone().slice(s![.., 0..1])),
-            entropy: targets.counted_only(outputs.slice(s![.., 1..2])),
-            log_sum_sq_probs: targets.counted_only(constants.log_sum_sq_probs.clone()),
-            mean_logit: targets.counted_only(constants.mean_logit.clone()),
+            log_probs: targets.log_probs(outputs.clone()),
+            entropy: targets.counted_only(outputs, 1),
+            log_sum_sq_probs: targets.counted_only(constants.log_sum_sq_probs.clone(), 0),
+            mean_logit: targets.counted_only(constants.mean_logit.clone(), 0),
             is_argmax: targets.flags(constants.is_argmax.clone()),
         }
     }
@@ -224,7 +224,7 @@ impl TokenStatistics {
             entropy: accurate_sums(self.entropy.clone().without_autodiff()),
             mean_logit: accurate_sums(self.mean_logit.clone()),
             hits: count(self.is_argmax.clone()),
-            token_count: count(self.counted()),
+            token_count: self.log_probs.token_count.clone(),
         }
     }
 
@@ -269,7 +269,7 @@ impl TokenStatistics {
     /// Zhou et al. 2024 (arXiv:2406.11827), the sampled alignment.
     pub fn wpo_weights(&self) -> Result<Tensor<1>> {
         let relative = self.log_probs.clone().detach().values().without_autodiff() - self.log_sum_sq_probs();
-        let relative = TokenLogProbs { values: relative, counted: self.counted() };
+        let relative = TokenLogProbs { values: relative, ..self.log_probs.clone() };
         let pairs = relative.sequences().into_pairs()?;
         Ok((pairs.chosen().mean() + pairs.rejected().mean()).exp())
     }

@@ -1,14 +1,14 @@
 //! What a causal model's logits say of each completion token.
 
-use burn_tensor::{Bool, DType, Int, IntDType, Tensor, kind::Basic, s};
+use burn_tensor::{Bool, DType, Int, Tensor, s};
 
 use super::SequenceLogProbs;
 use crate::{
     Completions, Error, Result,
-    completions::NextTokens,
+    completions::Predictions,
     ops::{
-        NOWHERE, Road, RowSums, UNCOUNTED, arithmetic_dtype, check_float, check_same_device, count, independent_of,
-        sum_in_blocks, with_row_gradient,
+        self, Road, RowSums, UNCOUNTED, arithmetic_dtype, check_float, check_same_device, independent_of, predictions,
+        saves_launches, sum_in_blocks, with_row_gradient,
     },
 };
 
@@ -79,7 +79,7 @@ pub fn token_log_probs(logits: Tensor<3>, completions: &Completions) -> Result<T
 /// The log-probs of at least one prediction.
 pub(super) fn of_logits(logits: Tensor<3>, completions: &Completions, road: Road) -> TokenLogProbs {
     let [sequences, time, vocab] = logits.dims();
-    let targets = Targets::of(completions, vocab);
+    let targets = Targets::of(completions, vocab).by(road);
     let z = logits.reshape([sequences * time, vocab]);
     let sums = RowSums::of(&z, &targets.ids, 0, None, road);
     let log_probs = with_row_gradient(sums.outputs(false, road), z, &targets.ids, &sums, 0, road);
@@ -120,52 +120,66 @@ pub(super) fn nothing_predicted(completions: &Completions, dtype: DType) -> Toke
     let [sequences, time] = completions.dims();
     let predicted = time.saturating_sub(1);
     let counted = completions.mask().slice(s![.., time - predicted..time]);
-    TokenLogProbs { values: Tensor::zeros([sequences, predicted], (&completions.device(), dtype)), counted }
+    TokenLogProbs {
+        values: Tensor::zeros([sequences, predicted], (&completions.device(), dtype)),
+        counted,
+        token_count: Tensor::zeros([sequences], (&completions.device(), DType::I32)),
+    }
 }
 
-/// What each position predicts.
+/// What each position predicts, and how numbers of positions become numbers of predictions.
 pub(super) struct Targets {
-    /// The token, `[rows]` in 32 bits; [`UNCOUNTED`] where none is counted, [`NOWHERE`] where it is outside the vocabulary.
+    /// The token, `[rows]` in 32 bits; [`UNCOUNTED`] where none is counted, [`NOWHERE`](crate::ops::NOWHERE) where it is outside the
+    /// vocabulary.
     pub(super) ids: Tensor<1, Int>,
-    /// `[sequences, time]`.
+    /// `[sequences, time − 1]`.
     counted: Tensor<2, Bool>,
+    /// `[sequences]`.
+    token_count: Tensor<1, Int>,
+    road: Road,
 }
 
 impl Targets {
     pub(super) fn of(completions: &Completions, vocab: usize) -> Self {
-        let NextTokens { ids, counted } = completions.next_tokens();
-        let outside = ids.clone().lower_elem(0).bool_or(ids.clone().greater_equal_elem(vocab as i64));
-        let ids = ids.mask_fill(outside.clone(), 0).cast(IntDType::I32);
-        let ids = ids.mask_fill(outside, NOWHERE).mask_fill(counted.clone().bool_not(), UNCOUNTED);
-        let [sequences, time] = counted.dims();
-        Self { ids: ids.reshape([sequences * time]), counted }
+        let Predictions { ids, counted, token_count } = completions.predictions(vocab);
+        Self { ids, counted, token_count, road: Road::Kernels }
     }
 
-    /// `[rows, 1]`.
-    fn uncounted(&self) -> Tensor<2, Bool> {
-        let [sequences, time] = self.counted.dims();
-        self.counted.clone().bool_not().reshape([sequences * time, 1])
+    /// The same, by burn's operations alone if that is the road.
+    pub(super) fn by(self, road: Road) -> Self {
+        Self { road, ..self }
     }
 
-    /// Numbers of all positions, `[rows, 1]`, as those of predictions, `[sequences, time − 1]`; 0 where not counted.
-    pub(super) fn counted_only(&self, rows: Tensor<2>) -> Tensor<2> {
-        self.predictions(rows.mask_fill(self.uncounted(), 0.0))
+    /// A column of numbers of all positions, `[rows, columns]`, as those of predictions, `[sequences, time − 1]`; 0 where not counted.
+    pub(super) fn counted_only(&self, rows: Tensor<2>, column: usize) -> Tensor<2> {
+        let [_, columns] = rows.dims();
+        let [sequences, predicted] = self.counted.dims();
+        if self.road == Road::Kernels && saves_launches(&rows.device(), rows.dtype()) {
+            return predictions(rows, &self.ids, predicted + 1, column);
+        }
+        let of_column = if columns == 1 { rows } else { rows.slice(s![.., column..=column]) };
+        let of_column = of_column.mask_fill(self.counted_rows().bool_not(), 0.0);
+        of_column.reshape([sequences, predicted + 1]).slice(s![.., 0..predicted])
     }
 
-    /// [`counted_only`](Self::counted_only), as log-probs.
+    /// [`counted_only`](Self::counted_only) of the first column, as log-probs.
     pub(super) fn log_probs(&self, rows: Tensor<2>) -> TokenLogProbs {
-        TokenLogProbs { values: self.counted_only(rows), counted: self.predictions(self.counted.clone()) }
+        TokenLogProbs {
+            values: self.counted_only(rows, 0),
+            counted: self.counted.clone(),
+            token_count: self.token_count.clone(),
+        }
     }
 
     /// Flags of all positions as those of predictions; none set where nothing is counted.
     pub(super) fn flags(&self, rows: Tensor<2, Bool>) -> Tensor<2, Bool> {
-        self.predictions(rows.bool_and(self.uncounted().bool_not()))
+        let [sequences, predicted] = self.counted.dims();
+        rows.reshape([sequences, predicted + 1]).slice(s![.., 0..predicted]).bool_and(self.counted.clone())
     }
 
-    /// One per row, or per position, as one per prediction, `[sequences, time − 1]`: the last position predicts nothing.
-    fn predictions<K: Basic>(&self, rows: Tensor<2, K>) -> Tensor<2, K> {
-        let [sequences, time] = self.counted.dims();
-        rows.reshape([sequences, time]).slice(s![.., 0..time - 1])
+    /// `[rows, 1]`.
+    fn counted_rows(&self) -> Tensor<2, Bool> {
+        self.ids.clone().not_equal_elem(UNCOUNTED).unsqueeze_dim(1)
     }
 }
 
@@ -190,6 +204,8 @@ fn row_sums(terms: Tensor<2>) -> Tensor<2> {
 pub struct TokenLogProbs {
     pub(super) values: Tensor<2>,
     pub(super) counted: Tensor<2, Bool>,
+    /// How many of them, `[sequences]`.
+    pub(super) token_count: Tensor<1, Int>,
 }
 
 impl TokenLogProbs {
@@ -218,17 +234,20 @@ impl TokenLogProbs {
             let sum = independent_of(Tensor::zeros([sequences], (&device, dtype)), &self.values);
             return SequenceLogProbs { sum, token_count: Tensor::zeros([sequences], (&device, DType::I32)) };
         }
-        SequenceLogProbs { sum: accurate_sums(self.values.clone()), token_count: count(self.counted.clone()) }
+        SequenceLogProbs { sum: accurate_sums(self.values.clone()), token_count: self.token_count.clone() }
     }
 
     /// The same numbers, cut off from the graph that made them.
     pub fn detach(self) -> Self {
-        Self { values: self.values.detach(), counted: self.counted }
+        Self { values: self.values.detach(), ..self }
     }
 }
 
 /// The sum of each row, `[rows]`, rounded about once, however long the row.
 pub(super) fn accurate_sums(values: Tensor<2>) -> Tensor<1> {
+    if saves_launches(&values.device(), values.dtype()) {
+        return ops::accurate_sums(values);
+    }
     let whole = eighths(values.clone().without_autodiff());
     let rest = values - whole.clone();
     (row_sums(rest) + sum_in_blocks(whole)).squeeze_dim(1)

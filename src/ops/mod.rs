@@ -16,6 +16,8 @@ mod autodiff;
 mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
+#[cfg(feature = "cube")]
+mod cube_step;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "cube")]
@@ -26,6 +28,8 @@ mod ndarray;
 mod portable;
 mod precision;
 mod reduce;
+mod step;
+mod step_autodiff;
 mod sums;
 
 use std::ops::Range;
@@ -44,6 +48,7 @@ pub(crate) use precision::{
     to_arithmetic_dtype,
 };
 pub(crate) use reduce::{count, max_of_rows, sum_in_blocks};
+pub(crate) use step::{accurate_sums, predictions, saves_launches, targets_in_one_launch};
 pub(crate) use sums::RowSums;
 
 /// The target of a row in which nothing is counted.

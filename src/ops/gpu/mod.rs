@@ -10,9 +10,11 @@ mod gradient;
 mod map;
 mod place;
 mod reduce;
+mod step;
 mod sums;
 
 pub(super) use gradient::{RowSlopes, gradient_kernel};
 pub(super) use map::{accumulate_kernel, soft_cap_kernel};
 pub(super) use reduce::Cube;
+pub(super) use step::{accurate_sums_kernel, predictions_kernel, rows_gradient_kernel, targets_kernel};
 pub(super) use sums::{merge_kernel, merge_parts_kernel, outputs_kernel, row_sums_kernel};

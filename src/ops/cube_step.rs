@@ -1,0 +1,100 @@
+//! burn's GPU backends: one launch for what `step` asks.
+
+use burn::backend::{TensorMetadata, cubecl::dtype_to_storage_type};
+use burn_cubecl::{
+    CubeBackend,
+    cubecl::{
+        calculate_cube_count_elemwise,
+        prelude::{CubeCount, CubeDim},
+    },
+    kernel::into_contiguous,
+    ops::numeric::empty_device_contiguous_dtype,
+    tensor::CubeTensor,
+};
+use burn_tensor::{DType, Shape};
+
+use super::{
+    gpu::{Cube, accurate_sums_kernel, predictions_kernel, rows_gradient_kernel, targets_kernel},
+    step::StepOps,
+};
+
+/// What goes over a sequence: any device has as many units, and they meet in shared memory.
+const CUBE: Cube = Cube { units: 64, planes: None };
+
+impl StepOps for CubeBackend {
+    fn targets(tokens: CubeTensor, mask: CubeTensor, vocab: usize) -> (CubeTensor, CubeTensor, CubeTensor) {
+        let (tokens, mask) = (into_contiguous(tokens), into_contiguous(mask));
+        let [sequences, time]: [usize; 2] = tokens.shape().dims();
+        let ids = room(&tokens, [sequences * time], DType::I32);
+        let counted = room(&mask, [sequences, time - 1], mask.dtype);
+        let token_count = room(&tokens, [sequences], DType::I32);
+        let (client, dtypes) = (tokens.client.clone(), [tokens.dtype, mask.dtype].map(dtype_to_storage_type));
+        let (count, dim) = one_cube_each(&tokens, sequences);
+        targets_kernel::launch(
+            &client,
+            count,
+            dim,
+            tokens.into_tensor_arg(),
+            mask.into_tensor_arg(),
+            ids.clone().into_tensor_arg(),
+            counted.clone().into_tensor_arg(),
+            token_count.clone().into_tensor_arg(),
+            vocab.min(i32::MAX as usize) as i32,
+            CUBE,
+            dtypes,
+        );
+        (ids, counted, token_count)
+    }
+
+    fn predictions(rows: CubeTensor, targets: CubeTensor, time: usize, column: usize) -> CubeTensor {
+        let targets = into_contiguous(targets);
+        let predictions = room(&rows, [rows.shape()[0] / time, time - 1], DType::F32);
+        let (client, (count, dim)) = (rows.client.clone(), one_unit_each(&predictions));
+        let (rows, out) = (rows.into_tensor_arg(), predictions.clone().into_tensor_arg());
+        predictions_kernel::launch(&client, count, dim, rows, targets.into_tensor_arg(), out, column);
+        predictions
+    }
+
+    fn gradient_of_rows(upstream: CubeTensor, targets: CubeTensor, columns: usize, column: usize) -> CubeTensor {
+        let targets = into_contiguous(targets);
+        let gradient = room(&upstream, [targets.shape()[0], columns], DType::F32);
+        let (client, (count, dim)) = (upstream.client.clone(), one_unit_each(&gradient));
+        let (upstream, out) = (upstream.into_tensor_arg(), gradient.clone().into_tensor_arg());
+        rows_gradient_kernel::launch(&client, count, dim, upstream, targets.into_tensor_arg(), out, column);
+        gradient
+    }
+
+    fn accurate_sums(values: CubeTensor) -> CubeTensor {
+        let values = into_contiguous(values);
+        let sums = room(&values, [values.shape()[0]], DType::F32);
+        let (client, (count, dim)) = (values.client.clone(), one_cube_each(&values, values.shape()[0]));
+        accurate_sums_kernel::launch(
+            &client,
+            count,
+            dim,
+            values.into_tensor_arg(),
+            sums.clone().into_tensor_arg(),
+            CUBE,
+        );
+        sums
+    }
+}
+
+/// Memory for a result where `like` is.
+fn room<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::new(shape), dtype)
+}
+
+/// A unit for each number of `out`.
+fn one_unit_each(out: &CubeTensor) -> (CubeCount, CubeDim) {
+    let elements = out.shape().num_elements().max(1);
+    let dim = CubeDim::new(&out.client, elements);
+    (calculate_cube_count_elemwise(&out.client, elements, dim), dim)
+}
+
+/// A cube for each of `count`, in a grid that no axis of which is longer than devices allow.
+fn one_cube_each(like: &CubeTensor, count: usize) -> (CubeCount, CubeDim) {
+    let longest = like.client.properties().hardware.max_cube_count.0.min(u16::MAX.into()) as usize;
+    let x = count.clamp(1, longest);
+    (CubeCount::Static(x as u32, count.div_ceil(x).max(1) as u32, 1), CubeDim::new_1d(CUBE.units as u32))
+}
