@@ -100,8 +100,9 @@ pub(in crate::ops) fn accurate_sums_kernel(values: &Tensor<f32>, sums: &mut Tens
     let mut column = UNIT_POS as usize;
     while column < end {
         let value = values[first + column];
-        let finite = (u32::reinterpret(value) & EXPONENT) < EXPONENT;
-        let eighths = select(finite, (value * 8.0f32).round() * 0.125f32, 0.0f32);
+        let eighths = (value * 8.0f32).round() * 0.125f32;
+        let finite = (u32::reinterpret(eighths) & EXPONENT) < EXPONENT; // the largest numbers have none
+        let eighths = select(finite, eighths, 0.0f32);
         whole += eighths;
         rest += value - eighths;
         column += cube.units;

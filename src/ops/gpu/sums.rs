@@ -345,7 +345,8 @@ pub(in crate::ops) fn outputs_kernel(
         let known = finite && sum >= 0.5f32 && !sum.is_nan();
         let log_sum = select(known, log1p(row.rest + (row.ties - 1.0f32)), nan);
         let first = ABSOLUTE_POS * outputs.shape(1);
-        outputs[first] = (row.target - row.max) - log_sum;
+        let log_prob = (row.target - row.max) - log_sum;
+        outputs[first] = select(log_prob == 0.0f32, 0.0f32, log_prob); // −0 is what some compilers make of 0 − 0
         if comptime!(entropy) {
             outputs[first + 1] = log_sum + row.depth / sum;
         }
