@@ -67,6 +67,7 @@ pub(in crate::ops) fn gradient_kernel<F: Float, N: Size>(
         let mut nowhere = !finite || sum < 0.5f32 || sum.is_nan();
         let mut silent = max == -infinity && !rest.is_nan(); // of nothing but −∞ so far nothing weighs
         let mut level = 1.0f32;
+        let mut h = 0.0f32;
         let mut slope = 0.0f32;
         let mut mean_depth = 0.0f32;
         let mut at_target = 0.0f32;
@@ -76,7 +77,6 @@ pub(in crate::ops) fn gradient_kernel<F: Float, N: Size>(
             let id = targets[row];
             let target = sums[first + column::TARGET];
             let g = upstream[row * upstream.stride(0)];
-            let mut h = 0.0f32;
             if comptime!(slopes.entropy) {
                 h = upstream[row * upstream.stride(0) + upstream.stride(1)];
             }
@@ -90,7 +90,9 @@ pub(in crate::ops) fn gradient_kernel<F: Float, N: Size>(
                 slope = h / sum;
                 mean_depth = sums[first + column::DEPTH] / sum;
                 let depth = select(target_prob == 0.0f32, 0.0f32, target_depth); // may be infinite
-                at_target += select(h == 0.0f32, 0.0f32, h * (target_prob * (depth - mean_depth)));
+                // without a gradient of the entropy all is as if there were none, down to the sign of 0
+                let both = at_target + h * (target_prob * (depth - mean_depth));
+                at_target = select(h == 0.0f32, at_target, both);
             }
             at_target = select(nowhere, nan, at_target);
             if comptime!(slopes.capped) {
@@ -123,7 +125,7 @@ pub(in crate::ops) fn gradient_kernel<F: Float, N: Size>(
                 if comptime!(slopes.entropy) {
                     let depth = select_many(e.equal(&zero), zero, d); // may be infinite
                     let of_entropy = e * (depth - Vector::new(mean_depth)) * Vector::new(slope);
-                    gradient += select_many(Vector::new(slope).equal(&zero), zero, of_entropy);
+                    gradient = select_many(Vector::new(h).equal(&zero), gradient, gradient + of_entropy);
                 }
                 if comptime!(slopes.capped) {
                     let tanh = x / Vector::new(cap);
