@@ -156,6 +156,7 @@ mod integrity;
 mod log_probs;
 mod loss;
 mod metrics;
+mod numbers;
 mod numerics;
 mod ops;
 mod pairs;

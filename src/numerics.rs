@@ -86,28 +86,11 @@ pub(crate) fn expm1(x: Tensor<1>) -> Tensor<1> {
     (near.clone() * polynomial(near, terms, inverse_factorial)).mask_where(far, plain)
 }
 
-/// `log(1 − eˣ)` for `x < 0`: the log-probability of everything else.
-pub(crate) fn log1mexp(x: Tensor<1>) -> Tensor<1> {
-    let likely = x.clone().greater_elem(-std::f64::consts::LN_2);
-    let of_likely = expm1(x.clone()).neg().log();
-    let unlikely = log1p_of_at_most_one(exp(x).neg().mask_fill(likely.clone(), 0.0));
-    unlikely.mask_where(likely, of_likely)
-}
-
 /// `x`, with what lies beyond the format's largest finite number brought back to it. NaN stays.
 pub(crate) fn finite<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let largest = if x.dtype() == DType::F64 { f64::MAX } else { f64::from(f32::MAX) };
     let (above, below) = (x.clone().greater_elem(largest), x.clone().lower_elem(-largest));
     x.mask_fill(above, largest).mask_fill(below, -largest)
-}
-
-/// `e^(x/2)`, held below the format's largest number, so that twice this factor is `eˣ`, beyond any range only if the
-/// whole product is: `0 · eˣ` is 0 and not `0 · ∞`.
-pub(crate) fn exp_of_half(x: Tensor<1>) -> Tensor<1> {
-    let most = if x.dtype() == DType::F64 { 700.0 } else { 87.0 };
-    let half = x / 2.0;
-    let beyond = half.clone().greater_elem(most);
-    exp(half.mask_fill(beyond, most))
 }
 
 /// `c₀ + c₁x + … ` with that many terms, by Horner's rule.

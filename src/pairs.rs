@@ -1,10 +1,13 @@
 //! Log-probabilities of preference pairs, under one model and under two.
 
-use burn_tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use std::sync::OnceLock;
+
+use burn_tensor::{DType, Device, FloatDType, Int, IntDType, Tensor, TensorData, s};
 
 use crate::{
     Error, Result, SequenceLogProbs,
-    ops::{check_float, check_same_device, check_same_strategy},
+    numbers::{Numbers, function_of},
+    ops::{check_float, check_same_device, check_same_strategy, closed_form, saves_launches},
 };
 
 /// One model's log-probabilities of the chosen and of the rejected completion of each pair.
@@ -32,8 +35,10 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct PairLogProbs {
-    chosen: SequenceLogProbs,
-    rejected: SequenceLogProbs,
+    /// The chosen ones and the rejected ones below each other: what they are halves of, or made when asked for.
+    stack: OnceLock<SequenceLogProbs>,
+    /// Likewise.
+    sides: OnceLock<[SequenceLogProbs; 2]>,
 }
 
 impl PairLogProbs {
@@ -54,7 +59,12 @@ impl PairLogProbs {
             ("rejected", rejected.sum.gradient_checkpointing_strategy()),
         ])?;
         expect_pairs("chosen", chosen.sum.dims()[0], "rejected", rejected.sum.dims()[0])?;
-        Ok(Self { chosen, rejected })
+        Ok(Self { stack: OnceLock::new(), sides: [chosen, rejected].into() })
+    }
+
+    /// From a checked stack of at least one pair.
+    pub(crate) fn of_stack(stack: SequenceLogProbs) -> Self {
+        Self { stack: stack.into(), sides: OnceLock::new() }
     }
 
     /// From numbers on the host: `(summed log-prob, counted tokens)` of each completion, as a reference model's are kept
@@ -73,25 +83,33 @@ impl PairLogProbs {
     /// # Errors
     /// [`Error::PairCount`] if there are not as many of each, [`Error::Length`] for a token count beyond 32 bits.
     pub fn from_host(chosen: &[(f32, usize)], rejected: &[(f32, usize)], device: &Device) -> Result<Self> {
-        Self::new(
-            SequenceLogProbs::from_host("chosen token count", chosen, device)?,
-            SequenceLogProbs::from_host("rejected token count", rejected, device)?,
-        )
+        let counts_of_chosen = narrow_counts("chosen token count", chosen)?;
+        let counts_of_rejected = narrow_counts("rejected token count", rejected)?;
+        expect_pairs("chosen", chosen.len(), "rejected", rejected.len())?;
+        let sums: Vec<f32> = chosen.iter().chain(rejected).map(|(sum, _)| *sum).collect();
+        let counts = [counts_of_chosen, counts_of_rejected].concat();
+        let (device, shape) = (device.clone().without_autodiff(), [sums.len()]);
+        let sum = Tensor::from_data(TensorData::new(sums, shape), (&device, DType::F32));
+        SequenceLogProbs::new(sum, Tensor::from_data(TensorData::new(counts, shape), (&device, DType::I32)))?
+            .into_pairs()
     }
 
     /// The chosen completions.
     pub fn chosen(&self) -> &SequenceLogProbs {
-        &self.chosen
+        &self.sides()[0]
     }
 
     /// The rejected completions.
     pub fn rejected(&self) -> &SequenceLogProbs {
-        &self.rejected
+        &self.sides()[1]
     }
 
     /// How many pairs there are.
     pub fn pairs(&self) -> usize {
-        self.chosen.sum.dims()[0]
+        match self.stack.get() {
+            Some(stack) => stack.sum.dims()[0] / 2,
+            None => self.chosen().sum.dims()[0],
+        }
     }
 
     /// Refuses a policy that nothing can be learned through: log-probs computed on a device without autodiff, from frozen
@@ -113,7 +131,7 @@ impl PairLogProbs {
     /// # Errors
     /// [`Error::NotTracked`] naming the first side that is not part of a graph.
     pub fn expect_tracked(&self) -> Result<()> {
-        for (what, side) in [("chosen", &self.chosen), ("rejected", &self.rejected)] {
+        for (what, side) in ["chosen", "rejected"].into_iter().zip(self.sides()) {
             if !side.sum.is_tracked() {
                 return Err(Error::NotTracked { what });
             }
@@ -123,35 +141,31 @@ impl PairLogProbs {
 
     /// The same numbers, cut off from the graph that made them.
     pub fn detach(self) -> Self {
-        Self { chosen: self.chosen.detach(), rejected: self.rejected.detach() }
+        self.map(SequenceLogProbs::detach)
     }
 }
 
-/// A number for the chosen completion of each pair, and one for the rejected: `[pairs]` each.
+/// A number for the chosen completion of each pair, and one for the rejected.
 #[derive(Debug, Clone)]
 pub(crate) struct Sides {
-    pub chosen: Tensor<1>,
-    pub rejected: Tensor<1>,
+    pub chosen: Numbers,
+    pub rejected: Numbers,
 }
 
 impl Sides {
     /// The same function of either side.
-    pub fn map(self, f: impl Fn(Tensor<1>) -> Tensor<1>) -> Self {
+    pub fn map(self, f: impl Fn(Numbers) -> Numbers) -> Self {
         Self { chosen: f(self.chosen), rejected: f(self.rejected) }
     }
 
     /// Chosen − rejected.
-    pub fn difference(self) -> Tensor<1> {
+    pub fn difference(self) -> Numbers {
         self.chosen - self.rejected
-    }
-
-    pub fn without_autodiff(self) -> Self {
-        self.map(Tensor::without_autodiff)
     }
 
     /// Sums by their [`inverse_token_counts`](PairLogProbs::inverse_token_counts): 0 for an empty completion, whatever its sum.
     pub fn per_token(self, inverse: &Sides) -> Self {
-        let mean = |sum: Tensor<1>, inverse: &Tensor<1>| {
+        let mean = |sum: Numbers, inverse: &Numbers| {
             let empty = inverse.clone().equal_elem(0.0);
             sum.mask_fill(empty, 0.0) * inverse.clone()
         };
@@ -159,10 +173,85 @@ impl Sides {
     }
 }
 
+/// A policy's log-probs, in the graph that made them: what losses are functions of.
+#[derive(Debug, Clone)]
+pub(crate) enum Policy {
+    /// Of chosen and of rejected completions, `[pairs]` each.
+    Apart { chosen: Tensor<1>, rejected: Tensor<1> },
+    /// The chosen ones and then the rejected ones, `[2 · pairs]`: where each slice is a launch.
+    Stacked(Tensor<1>),
+}
+
+impl Policy {
+    /// The numbers, without the graph.
+    pub fn numbers(&self) -> Sides {
+        match self {
+            Self::Apart { chosen, rejected } => Sides { chosen: Numbers::of(chosen), rejected: Numbers::of(rejected) },
+            Self::Stacked(stack) => Sides::of_stack(stack),
+        }
+    }
+
+    /// The sides as tensors: chosen, and rejected.
+    pub fn sides(self) -> [Tensor<1>; 2] {
+        match self {
+            Self::Apart { chosen, rejected } => [chosen, rejected],
+            Self::Stacked(stack) => {
+                let pairs = stack.dims()[0] / 2;
+                [stack.clone().slice(s![0..pairs]), stack.slice(s![pairs..])]
+            }
+        }
+    }
+
+    /// The chosen side as a tensor.
+    pub fn chosen(self) -> Tensor<1> {
+        match self {
+            Self::Apart { chosen, .. } => chosen,
+            Self::Stacked(stack) => {
+                let pairs = stack.dims()[0] / 2;
+                stack.slice(s![0..pairs])
+            }
+        }
+    }
+
+    /// The loss with that value, whose derivatives in chosen and rejected log-probs are the slopes.
+    pub fn loss(self, value: Numbers, slopes: Sides) -> Tensor<1> {
+        match self {
+            Self::Apart { chosen, rejected } => {
+                let value = function_of(chosen, value, [slopes.chosen]);
+                if rejected.is_tracked() { closed_form(value, [(rejected, slopes.rejected.compute())]) } else { value }
+            }
+            Self::Stacked(stack) => function_of(stack, value, [slopes.chosen, slopes.rejected]),
+        }
+    }
+
+    /// The loss of a difference, in which it has that slope: what pulls on one pushes on the other.
+    pub fn loss_of_difference(self, value: Numbers, slope: Numbers) -> Tensor<1> {
+        self.loss(value, Sides { chosen: slope.clone(), rejected: slope.neg() })
+    }
+
+    /// The loss of chosen completions alone.
+    pub fn loss_of_chosen(self, value: Numbers, slope: Numbers) -> Tensor<1> {
+        match self {
+            Self::Apart { chosen, .. } => function_of(chosen, value, [slope]),
+            Self::Stacked(stack) => {
+                let zero = Numbers::zero(&slope);
+                function_of(stack, value, [slope, zero])
+            }
+        }
+    }
+}
+
+impl Sides {
+    fn of_stack(stack: &Tensor<1>) -> Self {
+        let [chosen, rejected] = Numbers::parts_of(stack);
+        Self { chosen, rejected }
+    }
+}
+
 /// Policy beside reference, checked, in one number format.
 pub(crate) struct Compared {
     /// The policy's log-probs, in the graph that made them.
-    pub policy: Sides,
+    pub policy: Policy,
     /// The reference's, without a graph.
     pub reference: Sides,
     /// `log π − log π_ref`, without a graph.
@@ -176,8 +265,8 @@ pub(crate) fn compare(policy: &PairLogProbs, reference: &PairLogProbs) -> Result
     expect_pairs("policy", policy.pairs(), "reference", reference.pairs())?;
     check_same_device("policy", &policy.device(), "reference", &reference.device())?;
     let dtype = common_dtype(policy.dtypes().into_iter().chain(reference.dtypes()));
-    let (policy, reference) = (policy.sums(dtype), reference.sums(dtype).without_autodiff());
-    let constant = policy.clone().without_autodiff();
+    let (policy, reference) = (policy.sums(dtype), reference.sums(dtype).numbers());
+    let constant = policy.numbers();
     let log_ratio = Sides {
         chosen: constant.chosen - reference.chosen.clone(),
         rejected: constant.rejected - reference.rejected.clone(),
@@ -188,7 +277,7 @@ pub(crate) fn compare(policy: &PairLogProbs, reference: &PairLogProbs) -> Result
 /// The policy's log-probs of completions that are not paired, in the graph that made them, and their log-ratios without one.
 pub(crate) struct ComparedSequences {
     pub policy: Tensor<1>,
-    pub log_ratio: Tensor<1>,
+    pub log_ratio: Numbers,
 }
 
 /// [`compare`] for completions that are not paired.
@@ -202,70 +291,134 @@ pub(crate) fn compare_sequences(policy: &SequenceLogProbs, reference: &SequenceL
     check_same_device("policy", &policy.sum.device(), "reference", &reference.sum.device())?;
     let dtype = common_dtype([policy.sum.dtype(), reference.sum.dtype()]);
     let [policy, reference] = [policy, reference].map(|model| model.sum.clone().cast(FloatDType::from(dtype)));
-    let log_ratio = policy.clone().without_autodiff() - reference.without_autodiff();
+    let log_ratio = Numbers::of(&policy) - Numbers::of(&reference);
     Ok(ComparedSequences { policy, log_ratio })
 }
 
 /// One policy alone, in one number format: for losses without a reference.
-pub(crate) fn alone(policy: &PairLogProbs) -> Sides {
+pub(crate) fn alone(policy: &PairLogProbs) -> Policy {
     policy.sums(common_dtype(policy.dtypes()))
 }
 
 impl PairLogProbs {
     /// The same numbers, out of any graph and on a device without autodiff.
-    pub(crate) fn without_autodiff(mut self) -> Self {
-        for side in [&mut self.chosen, &mut self.rejected] {
-            side.sum = side.sum.clone().without_autodiff();
-        }
-        self
+    pub(crate) fn without_autodiff(self) -> Self {
+        self.map(|side| SequenceLogProbs { sum: side.sum.without_autodiff(), ..side })
     }
 
     /// Where its numbers are.
     pub fn device(&self) -> Device {
-        self.chosen.sum.device()
+        self.known().sum.device()
     }
 
-    fn dtypes(&self) -> [DType; 2] {
-        [self.chosen.sum.dtype(), self.rejected.sum.dtype()]
+    pub(crate) fn dtypes(&self) -> Vec<DType> {
+        match self.stack.get() {
+            Some(stack) => vec![stack.sum.dtype()],
+            None => self.sides().iter().map(|side| side.sum.dtype()).collect(),
+        }
     }
 
-    fn sums(&self, dtype: DType) -> Sides {
-        let [chosen, rejected] =
-            [&self.chosen, &self.rejected].map(|side| side.sum.clone().cast(FloatDType::from(dtype)));
+    /// In one format.
+    pub(crate) fn sums(&self, dtype: DType) -> Policy {
+        let cast = |sum: Tensor<1>| sum.cast(FloatDType::from(dtype));
+        if self.pairs() > 0 && saves_launches(&self.device(), dtype) {
+            return Policy::Stacked(cast(self.stacked_sums()));
+        }
+        let [chosen, rejected] = self.sides().clone().map(|side| cast(side.sum));
+        Policy::Apart { chosen, rejected }
+    }
+
+    /// 1 / token count, and 0 for an empty completion, as numbers of the kind of `like`.
+    pub(crate) fn inverse_token_counts(&self, like: &Numbers) -> Sides {
+        self.token_counts(like).map(|count| {
+            let empty = count.clone().lower_elem(1.0);
+            count.mask_fill(empty.clone(), 1.0).recip().mask_fill(empty, 0.0)
+        })
+    }
+
+    /// Token counts, as numbers of the kind of `like`.
+    pub(crate) fn token_counts(&self, like: &Numbers) -> Sides {
+        let [chosen, rejected] = match like {
+            Numbers::Noted(_) => Numbers::counts_of(&self.stacked_counts(), like),
+            Numbers::Computed(_) => {
+                let [chosen, rejected] = self.sides();
+                [chosen, rejected].map(|side| {
+                    let [numbers] = Numbers::counts_of(&side.token_count, like);
+                    numbers
+                })
+            }
+        };
         Sides { chosen, rejected }
     }
 
-    /// 1 / token count, and 0 for an empty completion, in the format of `like`.
-    pub(crate) fn inverse_token_counts(&self, like: &Tensor<1>) -> Sides {
-        let inverse = |side: &SequenceLogProbs| {
-            let count = side.token_count.clone().without_autodiff();
-            let empty = count.clone().lower_elem(1);
-            count.clamp_min(1).cast(FloatDType::from(like.dtype())).recip().mask_fill(empty, 0.0)
+    /// Chosen and rejected.
+    fn sides(&self) -> &[SequenceLogProbs; 2] {
+        self.sides.get_or_init(|| {
+            let SequenceLogProbs { sum, token_count } = self.known();
+            let pairs = sum.dims()[0] / 2;
+            [0..pairs, pairs..2 * pairs].map(|half| SequenceLogProbs {
+                sum: sum.clone().slice(s![half.clone()]),
+                token_count: token_count.clone().slice(s![half]),
+            })
+        })
+    }
+
+    /// Sums of chosen ones, and of rejected ones below them.
+    ///
+    /// Put together anew for each loss if they are part of a graph: that is good for one backward pass.
+    fn stacked_sums(&self) -> Tensor<1> {
+        let stack = |sums: [Tensor<1>; 2]| {
+            let dtype = FloatDType::from(common_dtype(sums.iter().map(Tensor::dtype)));
+            Tensor::cat(sums.map(|sum| sum.cast(dtype)).to_vec(), 0)
         };
-        Sides { chosen: inverse(&self.chosen), rejected: inverse(&self.rejected) }
+        let sums = || self.sides().clone().map(|side| side.sum);
+        match self.stack.get() {
+            Some(stack) => stack.sum.clone(),
+            None if sums().iter().any(Tensor::is_tracked) => stack(sums()),
+            None => self
+                .stack
+                .get_or_init(|| SequenceLogProbs { sum: stack(sums()), token_count: self.stacked_counts() })
+                .sum
+                .clone(),
+        }
+    }
+
+    fn stacked_counts(&self) -> Tensor<1, Int> {
+        match self.stack.get() {
+            Some(stack) => stack.token_count.clone(),
+            None => {
+                let counts = self.sides().clone().map(|side| side.token_count.without_autodiff().cast(IntDType::I32));
+                Tensor::cat(counts.to_vec(), 0)
+            }
+        }
+    }
+
+    /// The stack, or one side.
+    fn known(&self) -> &SequenceLogProbs {
+        self.stack.get().unwrap_or_else(|| self.chosen())
+    }
+
+    fn map(self, f: impl Fn(SequenceLogProbs) -> SequenceLogProbs) -> Self {
+        let mapped = Self { stack: OnceLock::new(), sides: OnceLock::new() };
+        match (self.stack.into_inner(), self.sides.into_inner()) {
+            (Some(stack), _) => Self { stack: f(stack).into(), ..mapped },
+            (None, sides) => Self { sides: sides.expect("a stack, or sides").map(f).into(), ..mapped },
+        }
     }
 }
 
-impl SequenceLogProbs {
-    fn from_host(what: &'static str, sequences: &[(f32, usize)], device: &Device) -> Result<Self> {
-        let device = device.clone().without_autodiff();
-        let (sums, counts): (Vec<f32>, Vec<usize>) = sequences.iter().copied().unzip();
-        let narrow = |(sequence, length): (usize, usize)| {
-            i32::try_from(length).map_err(|_| Error::Length {
-                sequence,
-                what,
-                length,
-                limit_name: "the largest number of tokens",
-                limit: i32::MAX as usize,
-            })
-        };
-        let counts: Vec<i32> = counts.into_iter().enumerate().map(narrow).collect::<Result<_>>()?;
-        let shape = [sequences.len()];
-        Self::new(
-            Tensor::from_data(TensorData::new(sums, shape), (&device, DType::F32)),
-            Tensor::from_data(TensorData::new(counts, shape), (&device, DType::I32)),
-        )
-    }
+/// Token counts in 32 bits.
+fn narrow_counts(what: &'static str, sequences: &[(f32, usize)]) -> Result<Vec<i32>> {
+    let narrow = |(sequence, &(_, length)): (usize, &(f32, usize))| {
+        i32::try_from(length).map_err(|_| Error::Length {
+            sequence,
+            what,
+            length,
+            limit_name: "the largest number of tokens",
+            limit: i32::MAX as usize,
+        })
+    };
+    sequences.iter().enumerate().map(narrow).collect()
 }
 
 /// The format in which numbers of these formats are computed together: f64 if any is, else f32.

@@ -60,5 +60,6 @@ impl ImplicitRewards {
 /// Rafailov et al. 2023, section 5.1 (arXiv:2305.18290).
 pub fn implicit_rewards(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta) -> Result<ImplicitRewards> {
     let log_ratio = compare(policy, reference)?.log_ratio;
-    Ok(ImplicitRewards { chosen: log_ratio.chosen * beta.get(), rejected: log_ratio.rejected * beta.get() })
+    let [chosen, rejected] = [log_ratio.chosen, log_ratio.rejected].map(|log_ratio| (log_ratio * beta.get()).compute());
+    Ok(ImplicitRewards { chosen, rejected })
 }

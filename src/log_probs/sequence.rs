@@ -1,6 +1,6 @@
 //! Log-probabilities of whole completions.
 
-use burn_tensor::{FloatDType, Int, Tensor, s};
+use burn_tensor::{FloatDType, Int, Tensor};
 
 use crate::{Error, PairLogProbs, Result, ops::to_arithmetic_dtype};
 
@@ -77,12 +77,8 @@ impl SequenceLogProbs {
         if pairs == 0 {
             return PairLogProbs::new(self.clone(), self); // burn's empty slice would leave the graph
         }
-        let rejected = Self {
-            sum: self.sum.clone().slice(s![pairs..sequences]),
-            token_count: self.token_count.clone().slice(s![pairs..sequences]),
-        };
-        let chosen = Self { sum: self.sum.slice(s![0..pairs]), token_count: self.token_count.slice(s![0..pairs]) };
-        PairLogProbs::new(chosen, rejected)
+        crate::ops::check_float("chosen sum", &self.sum)?;
+        Ok(PairLogProbs::of_stack(self))
     }
 
     /// The same numbers, cut off from the graph that made them.

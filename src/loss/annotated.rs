@@ -1,11 +1,11 @@
 //! DPO with what is known of each pair: how sure its label is, by how much it should be won, how tightly it is held.
 
-use burn_tensor::{FloatDType, Tensor};
+use burn_tensor::{DType, FloatDType, Tensor};
 
-use super::{Beta, margin::of_difference};
+use super::Beta;
 use crate::{
     Error, PairLogProbs, Result,
-    numerics::{finite, sigmoid, softplus},
+    numbers::{Flags, Numbers, finite, sigmoid, softplus},
     ops::{check_float, check_same_device},
     pairs::compare,
 };
@@ -97,8 +97,11 @@ pub fn annotated_dpo_loss(
 ) -> Result<Tensor<1>> {
     let pairs = compare(policy, reference)?;
     let delta = pairs.log_ratio.difference();
-    let checked = |what, numbers: &Option<Tensor<1>>| numbers.as_ref().map(|n| per_pair(what, n, &delta)).transpose();
-    let scaled = |numbers: Tensor<1>, beta: &Option<Tensor<1>>| match beta {
+    let dtype = delta.dtype();
+    let checked = |what, numbers: &Option<Tensor<1>>| {
+        numbers.as_ref().map(|numbers| per_pair(what, numbers, policy, dtype)).transpose()
+    };
+    let scaled = |numbers: Numbers, beta: &Option<Numbers>| match beta {
         Some(betas) => numbers * betas.clone(),
         None => numbers * annotations.beta.get(),
     };
@@ -125,21 +128,21 @@ pub fn annotated_dpo_loss(
         None => (right, pull),
     };
     let slope = scaled(slope, &betas);
-    Ok(of_difference(pairs.policy, loss, slope))
+    Ok(pairs.policy.loss_of_difference(loss, slope))
 }
 
 /// Numbers that go with the pairs, as constants in the format of `like`. Infinities become NaN.
-fn per_pair(what: &'static str, numbers: &Tensor<1>, like: &Tensor<1>) -> Result<Tensor<1>> {
-    if numbers.dims() != like.dims() {
-        return Err(Error::Shape { what, expected: like.dims().to_vec(), actual: numbers.dims().to_vec() });
+fn per_pair(what: &'static str, numbers: &Tensor<1>, policy: &PairLogProbs, dtype: DType) -> Result<Numbers> {
+    if numbers.dims() != [policy.pairs()] {
+        return Err(Error::Shape { what, expected: vec![policy.pairs()], actual: numbers.dims().to_vec() });
     }
-    check_same_device("policy", &like.device(), what, &numbers.device())?;
+    check_same_device("policy", &policy.device(), what, &numbers.device())?;
     check_float(what, numbers)?;
-    let numbers = numbers.clone().without_autodiff().cast(FloatDType::from(like.dtype()));
+    let numbers = Numbers::of(&numbers.clone().without_autodiff().cast(FloatDType::from(dtype)));
     let infinite = numbers.clone().is_inf();
     Ok(nan_where(infinite, numbers))
 }
 
-fn nan_where(outside: Tensor<1, burn_tensor::Bool>, numbers: Tensor<1>) -> Tensor<1> {
+fn nan_where(outside: Flags, numbers: Numbers) -> Numbers {
     numbers.mask_fill(outside, f64::NAN)
 }

@@ -2,12 +2,12 @@
 
 use burn_tensor::{Int, IntDType, Tensor};
 
-use super::{Beta, LabelSmoothing, cdpo::smoothed, margin::of_difference};
+use super::{Beta, LabelSmoothing, cdpo::smoothed};
 use crate::{
     PairLogProbs, Result,
-    numerics::finite,
-    ops::indices,
-    pairs::{Sides, compare},
+    numbers::{Numbers, finite},
+    ops::{ascending_in_one_launch, indices, saves_launches},
+    pairs::{Policy, compare},
 };
 
 /// AOT for pairs: the policy's preference gaps should dominate the reference's, as distributions over the batch. One loss per
@@ -58,16 +58,17 @@ pub fn aot_loss(
     label_smoothing: LabelSmoothing,
 ) -> Result<Tensor<1>> {
     let pairs = compare(policy, reference)?;
-    let of_policy = pairs.policy.clone().without_autodiff().difference();
-    let of_reference = pairs.reference.difference();
+    let of_policy = pairs.policy.numbers().difference().compute();
+    let of_reference = pairs.reference.difference().compute();
     let order = ascending(of_policy.clone());
     let of_reference = sorted(of_reference);
 
-    let (loss, slope) = smoothed(finite((picked(of_policy, &order) - of_reference) * beta.get()), label_smoothing);
+    let (loss, slope) =
+        smoothed(finite((numbers(of_policy, &order) - Numbers::of(&of_reference)) * beta.get()), label_smoothing);
     let slope = slope * beta.get();
 
-    let policy = pairs.policy.map(|sums| picked(sums, &order));
-    Ok(of_difference(policy, loss, slope))
+    let [chosen, rejected] = pairs.policy.sides().map(|sums| picked(sums, &order));
+    Ok(Policy::Apart { chosen, rejected }.loss_of_difference(loss, slope))
 }
 
 /// AOT for unpaired completions: the log-ratios of the chosen should dominate those of the rejected, as distributions over
@@ -114,23 +115,27 @@ pub fn aot_unpaired_loss(
     label_smoothing: LabelSmoothing,
 ) -> Result<Tensor<1>> {
     let pairs = compare(policy, reference)?;
-    let (chosen, rejected) = (pairs.log_ratio.chosen, pairs.log_ratio.rejected);
+    let (chosen, rejected) = (pairs.log_ratio.chosen.compute(), pairs.log_ratio.rejected.compute());
     let (order_of_chosen, order_of_rejected) = (ascending(chosen.clone()), ascending(rejected.clone()));
 
-    let margin = picked(chosen, &order_of_chosen) - picked(rejected, &order_of_rejected);
+    let margin = numbers(chosen, &order_of_chosen) - numbers(rejected, &order_of_rejected);
     let (loss, slope) = smoothed(finite(margin * beta.get()), label_smoothing);
     let slope = slope * beta.get();
 
-    let policy = Sides {
-        chosen: picked(pairs.policy.chosen, &order_of_chosen),
-        rejected: picked(pairs.policy.rejected, &order_of_rejected),
-    };
-    Ok(of_difference(policy, loss, slope))
+    let [chosen, rejected] = pairs.policy.sides();
+    let policy =
+        Policy::Apart { chosen: picked(chosen, &order_of_chosen), rejected: picked(rejected, &order_of_rejected) };
+    Ok(policy.loss_of_difference(loss, slope))
 }
 
 fn sorted(numbers: Tensor<1>) -> Tensor<1> {
     let order = ascending(numbers.clone());
     picked(numbers, &order)
+}
+
+/// Constants in that order.
+fn numbers(numbers: Tensor<1>, order: &Tensor<1, Int>) -> Numbers {
+    Numbers::of(&picked(numbers, order))
 }
 
 /// `numbers`, in that order. Gradient flows back to where each came from.
@@ -144,10 +149,13 @@ fn picked(numbers: Tensor<1>, order: &Tensor<1, Int>) -> Tensor<1> {
 fn ascending(numbers: Tensor<1>) -> Tensor<1, Int> {
     let [count] = numbers.dims();
     let device = numbers.device();
-    let index = indices(count, &device);
     if count == 0 {
-        return index;
+        return indices(count, &device);
     }
+    if saves_launches(&device, numbers.dtype()) {
+        return ascending_in_one_launch(numbers);
+    }
+    let index = indices(count, &device);
     let nan = numbers.clone().is_nan();
     let numbers = numbers.mask_fill(nan.clone(), 0.0);
     let column = |row: Tensor<1, Int>| row.reshape([count, 1]).expand([count, count]);

@@ -3,7 +3,11 @@
 use burn_tensor::Tensor;
 
 use super::Beta;
-use crate::{PairLogProbs, Result, numerics::sigmoid, ops::closed_form, pairs::compare};
+use crate::{
+    PairLogProbs, Result,
+    numbers::{Numbers, sigmoid},
+    pairs::{Sides, compare},
+};
 
 /// APO-zero: chosen completions up, rejected ones down. For chosen completions better than what the model writes itself. One
 /// loss per pair.
@@ -48,7 +52,7 @@ pub fn apo_zero_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta
     let of_chosen = sigmoid_slope(chosen).neg();
     let of_rejected = sigmoid_slope(rejected);
 
-    Ok(closed_form(loss, [(pairs.policy.chosen, of_chosen * beta), (pairs.policy.rejected, of_rejected * beta)]))
+    Ok(pairs.policy.loss(loss, Sides { chosen: of_chosen * beta, rejected: of_rejected * beta }))
 }
 
 /// APO-down: both completions down, the rejected one more. For chosen completions worse than what the model writes itself.
@@ -91,10 +95,10 @@ pub fn apo_down_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta
     let of_rejected = sigmoid_slope(margin);
     let of_chosen = sigmoid_slope(chosen) - of_rejected.clone();
 
-    Ok(closed_form(loss, [(pairs.policy.chosen, of_chosen * beta), (pairs.policy.rejected, of_rejected * beta)]))
+    Ok(pairs.policy.loss(loss, Sides { chosen: of_chosen * beta, rejected: of_rejected * beta }))
 }
 
 /// `σ′(x) = σ(x) σ(−x)`.
-pub(super) fn sigmoid_slope(x: Tensor<1>) -> Tensor<1> {
+pub(super) fn sigmoid_slope(x: Numbers) -> Numbers {
     sigmoid(x.clone()) * sigmoid(x.neg())
 }

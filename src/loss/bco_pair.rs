@@ -5,9 +5,8 @@ use burn_tensor::Tensor;
 use super::Beta;
 use crate::{
     PairLogProbs, Result,
-    numerics::{sigmoid, softplus},
-    ops::closed_form,
-    pairs::compare,
+    numbers::{sigmoid, softplus},
+    pairs::{Sides, compare},
 };
 
 /// BCO for pairs: the reward as the logit of a classifier, for each completion on its own. One loss per pair.
@@ -49,5 +48,5 @@ pub fn bco_pair_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta
     let of_chosen = sigmoid(reward.chosen.neg()).neg();
     let of_rejected = sigmoid(reward.rejected);
 
-    Ok(closed_form(loss, [(pairs.policy.chosen, of_chosen * beta), (pairs.policy.rejected, of_rejected * beta)]))
+    Ok(pairs.policy.loss(loss, Sides { chosen: of_chosen * beta, rejected: of_rejected * beta }))
 }

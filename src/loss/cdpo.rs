@@ -5,7 +5,7 @@ use burn_tensor::Tensor;
 use super::{Beta, FDivergence, LabelSmoothing, margin::margin};
 use crate::{
     PairLogProbs, Result,
-    numerics::{sigmoid, softplus},
+    numbers::{Numbers, sigmoid, softplus},
 };
 
 /// Conservative DPO (label smoothing): each label is wrong with probability `ε`. One loss per pair.
@@ -54,7 +54,7 @@ pub fn cdpo_loss(
 }
 
 /// `(1 − ε) log(1 + e^−z) + ε log(1 + e^z)`, and its slope `ε σ(z) − (1 − ε) σ(−z)`.
-pub(super) fn smoothed(z: Tensor<1>, label_smoothing: LabelSmoothing) -> (Tensor<1>, Tensor<1>) {
+pub(super) fn smoothed(z: Numbers, label_smoothing: LabelSmoothing) -> (Numbers, Numbers) {
     let epsilon = label_smoothing.get();
     let against = z.clone().neg();
     let loss = softplus(against.clone()) * (1.0 - epsilon) + softplus(z.clone()) * epsilon;

@@ -2,8 +2,8 @@
 
 use burn_tensor::Tensor;
 
-use super::{Beta, LabelSmoothing, cdpo::smoothed, margin::of_difference};
-use crate::{PairLogProbs, Result, numerics::finite, pairs::alone};
+use super::{Beta, LabelSmoothing, cdpo::smoothed};
+use crate::{PairLogProbs, Result, numbers::finite, pairs::alone};
 
 /// CPO: DPO with a uniform reference, which cancels. One loss per pair.
 ///
@@ -35,8 +35,8 @@ use crate::{PairLogProbs, Result, numerics::finite, pairs::alone};
 /// Xu et al. 2024, section 3 (arXiv:2401.08417).
 pub fn cpo_loss(policy: &PairLogProbs, beta: Beta, label_smoothing: LabelSmoothing) -> Result<Tensor<1>> {
     let policy = alone(policy);
-    let z = finite(policy.clone().without_autodiff().difference() * beta.get());
+    let z = finite(policy.numbers().difference() * beta.get());
     let (loss, slope) = smoothed(z, label_smoothing);
     let slope = slope * beta.get();
-    Ok(of_difference(policy, loss, slope))
+    Ok(policy.loss_of_difference(loss, slope))
 }

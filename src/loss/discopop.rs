@@ -5,7 +5,7 @@ use burn_tensor::Tensor;
 use super::{Beta, FDivergence, Temperature, margin::margin};
 use crate::{
     PairLogProbs, Result,
-    numerics::{exp, sigmoid, softplus},
+    numbers::{exp, sigmoid, softplus},
 };
 
 /// DiscoPOP, the log-ratio modulated loss: logistic for small margins, exponential for large ones. One loss per pair.

@@ -1,12 +1,11 @@
 //! f-divergences: what DPO's reward is where the policy is held to the reference by another divergence than reverse KL.
 
-use burn_tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::Alpha;
 use crate::{
     PairLogProbs,
-    numerics::{exp, exp_of_half, expm1, log1p_of_at_most_one, sigmoid, softplus},
+    numbers::{Numbers, exp, exp_of_half, expm1, log1p_of_at_most_one, sigmoid, softplus},
     pairs::Sides,
 };
 
@@ -49,9 +48,9 @@ pub enum FDivergence {
 
 /// A difference of scores, and the factors that its slope in either log-prob is the product of (β aside).
 pub(super) struct ScoreDifference {
-    pub value: Tensor<1>,
-    pub chosen_factors: Vec<Tensor<1>>,
-    pub rejected_factors: Vec<Tensor<1>>,
+    pub value: Numbers,
+    pub chosen_factors: Vec<Numbers>,
+    pub rejected_factors: Vec<Numbers>,
 }
 
 /// What kind of function a score is.
@@ -80,7 +79,7 @@ impl FDivergence {
     /// `s(a)/n − s(b)/m` with the token counts of `policy`; an empty completion has 0 for its term.
     pub(super) fn difference_per_token(self, log_ratio: Sides, policy: &PairLogProbs) -> ScoreDifference {
         let inverse = policy.inverse_token_counts(&log_ratio.chosen);
-        let zero_if_empty = |log_ratio: Tensor<1>, inverse: &Tensor<1>| {
+        let zero_if_empty = |log_ratio: Numbers, inverse: &Numbers| {
             log_ratio.mask_fill(inverse.clone().equal_elem(0.0), 0.0) // whatever a sum of nothing holds
         };
         let log_ratio = Sides {
@@ -89,7 +88,7 @@ impl FDivergence {
         };
         let score = self.score();
         let value = score.difference_of_means(&log_ratio, &inverse);
-        let factors = |log_ratio: Tensor<1>, inverse: Tensor<1>| {
+        let factors = |log_ratio: Numbers, inverse: Numbers| {
             let mut factors = vec![inverse]; // first: what is beyond the format before it need not be after
             factors.extend(score.slope_factors(log_ratio));
             factors
@@ -126,8 +125,8 @@ impl Score {
         }
     }
 
-    fn difference_of_means(&self, of: &Sides, inverse: &Sides) -> Tensor<1> {
-        let mean = |score: &dyn Fn(Tensor<1>) -> Tensor<1>| {
+    fn difference_of_means(&self, of: &Sides, inverse: &Sides) -> Numbers {
+        let mean = |score: &dyn Fn(Numbers) -> Numbers| {
             score(of.chosen.clone()) * inverse.chosen.clone() - score(of.rejected.clone()) * inverse.rejected.clone()
         };
         match *self {
@@ -147,7 +146,7 @@ impl Score {
     }
 
     /// `s′(u)`, in factors that are finite each.
-    fn slope_factors(&self, u: Tensor<1>) -> Vec<Tensor<1>> {
+    fn slope_factors(&self, u: Numbers) -> Vec<Numbers> {
         match *self {
             Score::Identity => vec![],
             Score::LogSigmoid => vec![sigmoid(u.neg())],
@@ -162,16 +161,16 @@ impl Score {
 /// `e^(κa)` and `e^(κb)`, relative to the larger of them.
 struct Powers {
     /// `max(κa, κb)`.
-    largest: Tensor<1>,
+    largest: Numbers,
     scaled: Scaled,
 }
 
 /// Over `e^largest`.
 struct Scaled {
     /// `e^(κa) − e^(κb)`, from `a − b`.
-    gap: Tensor<1>,
+    gap: Numbers,
     /// `e^(κb)`.
-    rejected: Tensor<1>,
+    rejected: Numbers,
 }
 
 impl Powers {
@@ -190,14 +189,14 @@ impl Powers {
     }
 
     /// `f(scaled) · e^largest`.
-    fn times(self, f: impl Fn(Scaled) -> Tensor<1>) -> Tensor<1> {
+    fn times(self, f: impl Fn(Scaled) -> Numbers) -> Numbers {
         let half = exp_of_half(self.largest);
         f(self.scaled) * half.clone() * half
     }
 }
 
 /// `log 2 + log σ(u) = −log((1 + e^−u)/2) = −log1p((e^−u − 1)/2)`, exact where it is near 0.
-fn log_two_sigmoid(u: Tensor<1>) -> Tensor<1> {
+fn log_two_sigmoid(u: Numbers) -> Numbers {
     let far = u.clone().abs().greater_elem(std::f64::consts::LN_2);
     let plain = softplus(u.clone().neg()).neg() + std::f64::consts::LN_2;
     log1p_of_at_most_one(expm1(u.neg().mask_fill(far.clone(), 0.0)) / 2.0).neg().mask_where(far, plain)

@@ -5,9 +5,8 @@ use burn_tensor::Tensor;
 use super::{Beta, Weight};
 use crate::{
     PairLogProbs, Result,
-    numerics::{sigmoid, softplus},
-    ops::closed_form,
-    pairs::compare,
+    numbers::{sigmoid, softplus},
+    pairs::{Sides, compare},
 };
 
 /// DPO-Positive: the margin loses `λ` times what the chosen completion has become less likely. One loss per pair.
@@ -54,5 +53,5 @@ pub fn dpop_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta, la
     let slope = sigmoid(z.neg()) * beta;
     let of_chosen = slope.clone().mask_where(fell, slope.clone() * (1.0 + lambda)).neg();
 
-    Ok(closed_form(loss, [(pairs.policy.chosen, of_chosen), (pairs.policy.rejected, slope)]))
+    Ok(pairs.policy.loss(loss, Sides { chosen: of_chosen, rejected: slope }))
 }

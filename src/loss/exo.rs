@@ -5,7 +5,7 @@ use burn_tensor::Tensor;
 use super::{Beta, ExoSmoothing, FDivergence, margin::margin};
 use crate::{
     PairLogProbs, Result,
-    numerics::{sigmoid, softplus},
+    numbers::{sigmoid, softplus},
 };
 
 /// EXO for pairs: the reverse KL divergence from the policy's preference to the smoothed label. One loss per pair.

@@ -2,11 +2,8 @@
 
 use burn_tensor::Tensor;
 
-use super::{
-    Beta, FDivergence, TargetMargin,
-    margin::{margin, of_difference},
-};
-use crate::{PairLogProbs, Result, pairs::alone};
+use super::{Beta, FDivergence, TargetMargin, margin::margin};
+use crate::{PairLogProbs, Result, numbers::Numbers, pairs::alone};
 
 /// The hinge loss of the reward margin (SLiC's and RSO's loss in DPO's terms). One loss per pair.
 ///
@@ -83,12 +80,12 @@ pub fn hinge_loss(
 /// Zhao et al. 2023, section 2 (arXiv:2305.10425).
 pub fn slic_loss(policy: &PairLogProbs, delta: TargetMargin) -> Result<Tensor<1>> {
     let policy = alone(policy);
-    let (loss, slope) = shortfall(policy.clone().without_autodiff().difference(), delta.get());
-    Ok(of_difference(policy, loss, slope))
+    let (loss, slope) = shortfall(policy.numbers().difference(), delta.get());
+    Ok(policy.loss_of_difference(loss, slope))
 }
 
 /// `max(0, target − z)`, and its slope: −1 below the target, 0 from there on, NaN where `z` is.
-fn shortfall(z: Tensor<1>, target: f64) -> (Tensor<1>, Tensor<1>) {
+fn shortfall(z: Numbers, target: f64) -> (Numbers, Numbers) {
     let (below, reached) = (z.clone().lower_elem(target), z.clone().greater_equal_elem(target));
     let loss = (z.clone().neg() + target).mask_fill(reached.clone(), 0.0);
     let slope = z.mask_fill(below, -1.0).mask_fill(reached, 0.0);

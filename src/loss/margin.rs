@@ -5,18 +5,17 @@ use burn_tensor::Tensor;
 use super::{FDivergence, divergence::ScoreDifference};
 use crate::{
     PairLogProbs, Result,
-    numerics::{finite, sigmoid, softplus},
-    ops::closed_form,
-    pairs::{Sides, compare},
+    numbers::{Numbers, finite, sigmoid, softplus},
+    pairs::{Policy, Sides, compare},
 };
 
 /// `z = scale · (s(a) − s(b))`, and what it was made of. The scale is β, or 1 where a loss reads its parameter otherwise.
 pub(super) struct Margin {
-    z: Tensor<1>,
+    z: Numbers,
     scale: f64,
-    policy: Sides,
-    chosen_factors: Vec<Tensor<1>>,
-    rejected_factors: Vec<Tensor<1>>,
+    policy: Policy,
+    chosen_factors: Vec<Numbers>,
+    rejected_factors: Vec<Numbers>,
 }
 
 /// The margin of summed log-ratios.
@@ -42,48 +41,38 @@ pub(super) fn margin_per_token(
 }
 
 impl Margin {
-    pub fn new(policy: Sides, scores: ScoreDifference, scale: f64) -> Self {
+    pub fn new(policy: Policy, scores: ScoreDifference, scale: f64) -> Self {
         let ScoreDifference { value, chosen_factors, rejected_factors } = scores;
         Self { z: value * scale, scale, policy, chosen_factors, rejected_factors }
     }
 
     /// `z`, without a graph; ±∞ where it is beyond the format.
-    pub fn z(&self) -> Tensor<1> {
+    pub fn z(&self) -> Numbers {
         self.z.clone()
     }
 
     /// `z`, held at the format's largest number: for losses in which it meets a factor that may be 0.
-    pub fn finite_z(&self) -> Tensor<1> {
+    pub fn finite_z(&self) -> Numbers {
         finite(self.z.clone())
     }
 
     /// `−log σ(z)`, of a `z` that is the margin but for a constant.
-    pub fn logistic(self, z: Tensor<1>) -> Tensor<1> {
+    pub fn logistic(self, z: Numbers) -> Tensor<1> {
         let against = z.neg();
         let slope = sigmoid(against.clone()).neg();
         self.loss(softplus(against), slope)
     }
 
     /// The loss with that value, whose derivative in `z` is `slope`.
-    pub fn loss(self, value: Tensor<1>, slope: Tensor<1>) -> Tensor<1> {
-        let partial = |factors: Vec<Tensor<1>>| {
+    pub fn loss(self, value: Numbers, slope: Numbers) -> Tensor<1> {
+        let partial = |factors: Vec<Numbers>| {
             if factors.is_empty() {
                 return slope.clone() * self.scale;
             }
             // a slope of ∞ and a factor of 0 are both too far for the format, not undefined
             factors.into_iter().fold(finite(slope.clone()) * self.scale, |slope, factor| slope * factor)
         };
-        closed_form(
-            value,
-            [
-                (self.policy.chosen, partial(self.chosen_factors)),
-                (self.policy.rejected, partial(self.rejected_factors).neg()),
-            ],
-        )
+        let slopes = Sides { chosen: partial(self.chosen_factors), rejected: partial(self.rejected_factors).neg() };
+        self.policy.loss(value, slopes)
     }
-}
-
-/// The loss of that value, of a difference of log-probs in which it has that slope: what pulls on one pushes on the other.
-pub(super) fn of_difference(policy: Sides, value: Tensor<1>, slope: Tensor<1>) -> Tensor<1> {
-    closed_form(value, [(policy.chosen, slope.clone()), (policy.rejected, slope.neg())])
 }

@@ -5,9 +5,8 @@ use burn_tensor::Tensor;
 use super::Beta;
 use crate::{
     PairLogProbs, Result,
-    numerics::{sigmoid, softplus},
-    ops::closed_form,
-    pairs::compare,
+    numbers::{sigmoid, softplus},
+    pairs::{Sides, compare},
 };
 
 /// NCA for pairs: each reward is held against 0, so that the chosen log-prob does not fall. One loss per pair.
@@ -49,5 +48,5 @@ pub fn nca_pair_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta
     let of_chosen = sigmoid(reward.chosen.clone()) * 0.5 - sigmoid(reward.chosen.neg());
     let of_rejected = sigmoid(reward.rejected) * 0.5;
 
-    Ok(closed_form(loss, [(pairs.policy.chosen, of_chosen * beta), (pairs.policy.rejected, of_rejected * beta)]))
+    Ok(pairs.policy.loss(loss, Sides { chosen: of_chosen * beta, rejected: of_rejected * beta }))
 }

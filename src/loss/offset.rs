@@ -1,9 +1,9 @@
 //! DPO whose margin has to pass an offset: ODPO and R-DPO.
 
-use burn_tensor::{FloatDType, Tensor};
+use burn_tensor::Tensor;
 
 use super::{Beta, FDivergence, TargetMargin, Weight, margin::margin};
-use crate::{PairLogProbs, Result, SequenceLogProbs};
+use crate::{PairLogProbs, Result};
 
 /// DPO with an offset: the reward margin should be more than `offset`. One loss per pair.
 ///
@@ -82,9 +82,7 @@ pub fn r_dpo_loss(
 ) -> Result<Tensor<1>> {
     let margin = margin(policy, reference, beta.get(), FDivergence::ReverseKl)?;
     // as floats: counts may be of two integer types, or of one that has no numbers below 0
-    let dtype = FloatDType::from(margin.z().dtype());
-    let tokens = |side: &SequenceLogProbs| side.token_count.clone().without_autodiff().cast(dtype);
-    let longer = tokens(policy.chosen()) - tokens(policy.rejected());
+    let longer = policy.token_counts(&margin.z()).difference();
     let z = margin.finite_z() - longer * length_weight.get();
     Ok(margin.logistic(z))
 }

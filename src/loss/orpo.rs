@@ -4,8 +4,7 @@ use burn_tensor::Tensor;
 
 use crate::{
     PairLogProbs, Result,
-    numerics::{exp, log1mexp, softplus},
-    ops::closed_form,
+    numbers::{Numbers, exp, log1mexp, softplus},
     pairs::{Sides, alone},
 };
 
@@ -49,8 +48,9 @@ use crate::{
 /// Hong et al. 2024, eq. 7 (arXiv:2403.07691).
 pub fn orpo_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
     let sums = alone(policy);
-    let inverse = policy.inverse_token_counts(&sums.chosen);
-    let Sides { chosen, rejected } = sums.clone().without_autodiff().per_token(&inverse).map(uncertain);
+    let numbers = sums.numbers();
+    let inverse = policy.inverse_token_counts(&numbers.chosen);
+    let Sides { chosen, rejected } = numbers.per_token(&inverse).map(uncertain);
     let (rest_of_chosen, rest_of_rejected) = (log1mexp(chosen.clone()), log1mexp(rejected.clone()));
     let log_odds_ratio = (chosen - rejected) - (rest_of_chosen.clone() - rest_of_rejected.clone());
 
@@ -59,11 +59,11 @@ pub fn orpo_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
     let of_chosen = exp(log_wrong.clone() - rest_of_chosen).neg() * inverse.chosen;
     let of_rejected = exp(log_wrong - rest_of_rejected) * inverse.rejected;
 
-    Ok(closed_form(loss, [(sums.chosen, of_chosen), (sums.rejected, of_rejected)]))
+    Ok(sums.loss(loss, Sides { chosen: of_chosen, rejected: of_rejected }))
 }
 
 /// The mean log-prob, held below 0 by the smallest normal f32 number.
-fn uncertain(mean: Tensor<1>) -> Tensor<1> {
+fn uncertain(mean: Numbers) -> Numbers {
     let most = -f64::from(f32::MIN_POSITIVE);
     let certain = mean.clone().greater_elem(most);
     mean.mask_fill(certain, most)

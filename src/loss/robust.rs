@@ -5,7 +5,7 @@ use burn_tensor::Tensor;
 use super::{Beta, FDivergence, FlipRate, margin::margin};
 use crate::{
     PairLogProbs, Result,
-    numerics::{sigmoid, softplus},
+    numbers::{sigmoid, softplus},
 };
 
 /// Robust DPO: with labels flipped at rate `ε`, its expectation is the loss under the true labels. One loss per pair.

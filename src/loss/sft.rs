@@ -2,7 +2,7 @@
 
 use burn_tensor::{FloatDType, IntDType, Tensor};
 
-use crate::{PairLogProbs, Result, ops::closed_form, pairs::alone};
+use crate::{PairLogProbs, Result, pairs::alone};
 
 /// Negative log-likelihood of the chosen completions per token of the *batch*, the same for every pair: TRL's `sft`.
 ///
@@ -39,7 +39,7 @@ use crate::{PairLogProbs, Result, ops::closed_form, pairs::alone};
 /// # Source
 /// TRL's `loss_type="sft"`, formerly `rpo_alpha`.
 pub fn sft_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
-    let chosen = alone(policy).chosen;
+    let chosen = alone(policy).chosen();
     let pairs = policy.pairs();
     if pairs == 0 {
         return Ok(chosen.neg()); // a sum over nothing leaves the graph on some backends
@@ -83,12 +83,12 @@ pub fn sft_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
 /// # Source
 /// The term of Iterative RPO, Pang et al. 2024, eq. 1 (arXiv:2404.19733), and of SLiC and CPO.
 pub fn nll_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
-    let chosen = alone(policy).chosen;
-    let constant = chosen.clone().without_autodiff();
-    let inverse = policy.inverse_token_counts(&constant).chosen;
+    let policy_sums = alone(policy);
+    let chosen = policy_sums.numbers().chosen;
+    let inverse = policy.inverse_token_counts(&chosen).chosen;
     let empty = inverse.clone().equal_elem(0.0);
 
-    let loss = (constant * inverse.clone()).mask_fill(empty, 0.0).neg();
+    let loss = (chosen * inverse.clone()).mask_fill(empty, 0.0).neg();
 
-    Ok(closed_form(loss, [(chosen, inverse.neg())]))
+    Ok(policy_sums.loss_of_chosen(loss, inverse.neg()))
 }

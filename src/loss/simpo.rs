@@ -87,8 +87,9 @@ pub fn alphapo_loss(policy: &PairLogProbs, beta: Beta, alpha: Alpha, gamma: Targ
 /// `β (ρ(mean chosen) − ρ(mean rejected))`.
 fn margin_of_means(policy: &PairLogProbs, beta: Beta, alpha: Alpha) -> Margin {
     let sums = alone(policy);
-    let inverse = policy.inverse_token_counts(&sums.chosen);
-    let means = sums.clone().without_autodiff().per_token(&inverse);
+    let numbers = sums.numbers();
+    let inverse = policy.inverse_token_counts(&numbers.chosen);
+    let means = numbers.per_token(&inverse);
     let mut rewards: ScoreDifference = alphapo_difference(means, alpha);
     rewards.chosen_factors.insert(0, inverse.chosen);
     rewards.rejected_factors.insert(0, inverse.rejected);

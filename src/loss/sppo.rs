@@ -3,7 +3,10 @@
 use burn_tensor::Tensor;
 
 use super::Beta;
-use crate::{PairLogProbs, Result, ops::closed_form, pairs::compare};
+use crate::{
+    PairLogProbs, Result,
+    pairs::{Sides, compare},
+};
 
 /// SPPO with hard labels: the log-ratios are regressed on `±1/(2β)`. One loss per pair.
 ///
@@ -43,5 +46,5 @@ pub fn sppo_hard_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Bet
 
     let loss = short.clone() * short.clone() + beyond.clone() * beyond.clone();
 
-    Ok(closed_form(loss, [(pairs.policy.chosen, short * 2.0), (pairs.policy.rejected, beyond * 2.0)]))
+    Ok(pairs.policy.loss(loss, Sides { chosen: short * 2.0, rejected: beyond * 2.0 }))
 }

@@ -5,8 +5,8 @@ use burn_tensor::{Bool, FloatDType, Tensor};
 use super::{Beta, Weight, apo::sigmoid_slope};
 use crate::{
     Error, Result, SequenceLogProbs,
-    numerics::{finite, sigmoid, softplus},
-    ops::{check_float, check_same_device, closed_form, zero},
+    numbers::{Flags, Numbers, finite, function_of, sigmoid, softplus},
+    ops::{check_float, check_same_device, zero},
     pairs::{ComparedSequences, compare_sequences},
 };
 
@@ -75,7 +75,7 @@ pub fn kto_loss(
 ) -> Result<Tensor<1>> {
     let Unpaired { policy, log_ratio, desirable, baseline } = Unpaired::new(policy, reference, desirable, "kl", kl)?;
     let reward = (log_ratio - baseline) * beta.get();
-    let weight = |of: Tensor<1>, sign: f64| {
+    let weight = |of: Numbers, sign: f64| {
         let wanted = of.clone() * (sign * desirable_weight.get());
         (of * undesirable_weight.get()).mask_where(desirable.clone(), wanted)
     };
@@ -85,7 +85,7 @@ pub fn kto_loss(
     let loss = weight(sigmoid(against), 1.0);
     let slope = weight(sigmoid_slope(reward), -1.0) * beta.get();
 
-    Ok(closed_form(loss, [(policy, slope)]))
+    Ok(function_of(policy, loss, [slope]))
 }
 
 /// Binary Classifier Optimization: one loss per completion.
@@ -149,7 +149,7 @@ pub fn bco_loss(
     let slope = sigmoid(against);
     let slope = slope.clone().mask_where(desirable, slope.neg()) * beta.get();
 
-    Ok(closed_form(loss, [(policy, slope)]))
+    Ok(function_of(policy, loss, [slope]))
 }
 
 /// KTO's estimate of how far the policy is from the reference, `[1]`, in nats, without gradient.
@@ -182,7 +182,7 @@ pub fn bco_loss(
 /// # Source
 /// Ethayarajh et al. 2024, section 4.1 (arXiv:2402.01306); TRL's `KTOTrainer`.
 pub fn kl_estimate(policy: &SequenceLogProbs, reference: &SequenceLogProbs) -> Result<Tensor<1>> {
-    let log_ratio = compare_sequences(policy, reference)?.log_ratio;
+    let log_ratio = compare_sequences(policy, reference)?.log_ratio.compute();
     let [count] = log_ratio.dims();
     if count == 0 {
         return Ok(zero(&log_ratio));
@@ -195,10 +195,10 @@ pub fn kl_estimate(policy: &SequenceLogProbs, reference: &SequenceLogProbs) -> R
 /// The arguments that both losses share, checked.
 struct Unpaired {
     policy: Tensor<1>,
-    log_ratio: Tensor<1>,
-    desirable: Tensor<1, Bool>,
-    /// What rewards are measured from, `[1]`.
-    baseline: Tensor<1>,
+    log_ratio: Numbers,
+    desirable: Flags,
+    /// What rewards are measured from.
+    baseline: Numbers,
 }
 
 impl Unpaired {
@@ -217,12 +217,14 @@ impl Unpaired {
                 Err(Error::Shape { what, expected: expected.to_vec(), actual: actual.to_vec() })
             }
         };
-        expect("desirable", log_ratio.dims(), desirable.dims())?;
+        expect("desirable", policy.dims(), desirable.dims())?;
         expect(baseline_name, [1], baseline.dims())?;
-        check_same_device("policy", &log_ratio.device(), "desirable", &desirable.device())?;
-        check_same_device("policy", &log_ratio.device(), baseline_name, &baseline.device())?;
+        check_same_device("policy", &policy.device(), "desirable", &desirable.device())?;
+        check_same_device("policy", &policy.device(), baseline_name, &baseline.device())?;
         check_float(baseline_name, baseline)?;
-        let baseline = baseline.clone().without_autodiff().cast(FloatDType::from(log_ratio.dtype()));
-        Ok(Self { policy, log_ratio: finite(log_ratio), desirable: desirable.clone().without_autodiff(), baseline })
+        let baseline = baseline.clone().without_autodiff().cast(FloatDType::from(policy.dtype()));
+        let desirable = Flags::of(desirable.clone().without_autodiff(), &log_ratio);
+        let baseline = Numbers::everywhere(baseline, &log_ratio);
+        Ok(Self { policy, log_ratio: finite(log_ratio), desirable, baseline })
     }
 }

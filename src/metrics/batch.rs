@@ -3,7 +3,7 @@
 use burn_tensor::{Bool, Tensor, TensorData, kind::Basic};
 
 use super::{
-    columns::{Columns, first_non_finite, row_counts, summed_k3, unreadable},
+    columns::{Columns, first_non_finite, of_batch, row_counts, summed_k3, unreadable},
     pair::{Pair, Statistics, TokenLevel},
     preference::PreferenceMetrics,
     sum::Sides,
@@ -125,17 +125,12 @@ impl<'a> PreferenceBatch<'a> {
         let pairs = policy.pairs();
         expect_pairs("policy", pairs, "reference", reference.pairs())?;
         expect_pairs("losses", self.losses.dims()[0], "policy", pairs)?;
-        check_same_device("policy", &policy.chosen().sum.device(), "reference", &reference.chosen().sum.device())?;
+        check_same_device("policy", &policy.device(), "reference", &reference.device())?;
         self.check_device("losses", self.losses)?;
         check_float("losses", self.losses)?;
 
         let mut columns = Columns::default();
-        columns.push(self.losses);
-        for sequences in [policy.chosen(), policy.rejected(), reference.chosen(), reference.rejected()] {
-            columns.push(&sequences.sum);
-        }
-        columns.push_counts(&policy.chosen().token_count);
-        columns.push_counts(&policy.rejected().token_count);
+        columns.push(&of_batch(self.losses, policy, reference));
         if let Some(valid) = self.valid {
             expect_pairs("valid", valid.dims()[0], "policy", pairs)?;
             self.check_device("valid", valid)?;
@@ -182,7 +177,7 @@ impl<'a> PreferenceBatch<'a> {
     }
 
     fn check_device<const D: usize, K: Basic>(&self, what: &'static str, tensor: &Tensor<D, K>) -> Result<()> {
-        check_same_device(what, &tensor.device(), "policy", &self.policy.chosen().sum.device())
+        check_same_device(what, &tensor.device(), "policy", &self.policy.device())
     }
 
     fn metrics(&self, data: TensorData) -> PreferenceMetrics {

@@ -5,8 +5,11 @@ use std::fmt;
 use burn_tensor::{Bool, DType, FloatDType, Int, IntDType, Tensor};
 
 use crate::{
-    Error, TokenLogProbs, numerics,
+    Error, PairLogProbs, TokenLogProbs,
+    numbers::{self, Numbers},
+    numerics,
     ops::{count, indices, max_of_rows, sum_in_blocks},
+    pairs::{Sides, common_dtype},
 };
 
 /// Columns of one number per pair, brought to one format: f64 if any float among them is, else f32.
@@ -16,6 +19,7 @@ pub(super) struct Columns {
     columns: Vec<Column>,
 }
 
+/// What holds one column, or several, one after the other.
 enum Column {
     Floats(Tensor<1>),
     Counts(Tensor<1, Int>),
@@ -37,8 +41,20 @@ impl Columns {
             Column::Floats(numbers) => numbers.cast(dtype),
             Column::Counts(counts) => counts.cast(dtype),
         };
-        Tensor::cat(self.columns.into_iter().map(cast).collect(), 0)
+        let mut columns: Vec<Tensor<1>> = self.columns.into_iter().map(cast).collect();
+        if columns.len() == 1 { columns.remove(0) } else { Tensor::cat(columns, 0) }
     }
+}
+
+/// What every batch has: losses, log-probs of policy and reference, and the policy's token counts, in seven columns.
+pub(super) fn of_batch(losses: &Tensor<1>, policy: &PairLogProbs, reference: &PairLogProbs) -> Tensor<1> {
+    let losses = losses.clone().without_autodiff();
+    let dtype = common_dtype(policy.dtypes().into_iter().chain(reference.dtypes()).chain([losses.dtype()]));
+    let losses = Numbers::of(&losses.cast(FloatDType::from(dtype)));
+    let counts = policy.token_counts(&losses);
+    let [policy, reference] = [policy, reference].map(|model| model.sums(dtype).numbers());
+    let columns = [policy, reference, counts].into_iter().flat_map(|Sides { chosen, rejected }| [chosen, rejected]);
+    numbers::columns([losses].into_iter().chain(columns).collect())
 }
 
 /// `Σ k₃(log π − log π_ref)` over each sequence's counted tokens, `[sequences]`; NaN where the two count different ones.

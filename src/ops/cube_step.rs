@@ -5,7 +5,7 @@ use burn_cubecl::{
     CubeBackend,
     cubecl::{
         calculate_cube_count_elemwise,
-        prelude::{CubeCount, CubeDim},
+        prelude::{CubeCount, CubeDim, SequenceArg},
     },
     kernel::into_contiguous,
     ops::numeric::empty_device_contiguous_dtype,
@@ -14,7 +14,11 @@ use burn_cubecl::{
 use burn_tensor::{DType, Shape};
 
 use super::{
-    gpu::{Cube, accurate_sums_kernel, predictions_kernel, rows_gradient_kernel, targets_kernel},
+    formula::{Counts, Operands, Recipe},
+    gpu::{
+        Cube, accurate_sums_kernel, ascending_kernel, formula_kernel, parts_gradient_kernel, predictions_kernel,
+        rows_gradient_kernel, targets_kernel,
+    },
     step::StepOps,
 };
 
@@ -64,6 +68,36 @@ impl StepOps for CubeBackend {
         gradient
     }
 
+    fn numbers(operands: Operands<Self>, recipe: Recipe) -> CubeTensor {
+        let numbers = room(&operands.one, [recipe.program.outputs.len() * recipe.pairs], DType::F32);
+        applied(recipe, operands, &[&numbers]);
+        numbers
+    }
+
+    fn numbers_and_slopes(operands: Operands<Self>, recipe: Recipe) -> (CubeTensor, CubeTensor) {
+        let value = room(&operands.one, [recipe.pairs], DType::F32);
+        let slopes = room(&operands.one, [(recipe.program.outputs.len() - 1) * recipe.pairs], DType::F32);
+        applied(recipe, operands, &[&value, &slopes]);
+        (value, slopes)
+    }
+
+    fn ascending(numbers: CubeTensor) -> CubeTensor {
+        let numbers = into_contiguous(numbers);
+        let order = room(&numbers, [numbers.shape()[0]], DType::I32);
+        let (client, (count, dim)) = (numbers.client.clone(), one_unit_each(&order));
+        ascending_kernel::launch(&client, count, dim, numbers.into_tensor_arg(), order.clone().into_tensor_arg());
+        order
+    }
+
+    fn gradient_of_parts(slopes: CubeTensor, upstream: CubeTensor) -> CubeTensor {
+        let slopes = into_contiguous(slopes);
+        let gradient = room(&slopes, [slopes.shape()[0]], DType::F32);
+        let (client, (count, dim)) = (slopes.client.clone(), one_unit_each(&gradient));
+        let (slopes, out) = (slopes.into_tensor_arg(), gradient.clone().into_tensor_arg());
+        parts_gradient_kernel::launch(&client, count, dim, slopes, upstream.into_tensor_arg(), out);
+        gradient
+    }
+
     fn accurate_sums(values: CubeTensor) -> CubeTensor {
         let values = into_contiguous(values);
         let sums = room(&values, [values.shape()[0]], DType::F32);
@@ -78,6 +112,33 @@ impl StepOps for CubeBackend {
         );
         sums
     }
+}
+
+/// Writes what a recipe makes of its operands.
+fn applied(recipe: Recipe, operands: Operands<CubeBackend>, outputs: &[&CubeTensor]) {
+    let Operands { one, two, three, four, five, counts } = operands;
+    let client = one.client.clone();
+    let argument = |tensor: CubeTensor| into_contiguous(tensor).into_tensor_arg();
+    let inputs = [one, two, three, four, five].into_iter().take(recipe.floats).map(argument).collect();
+    let counts = match counts {
+        Counts::Unread => SequenceArg::new(),
+        Counts::Read(counts) => [argument(counts)].into_iter().collect(),
+    };
+    let dim = CubeDim::new(&client, recipe.pairs);
+    let count = calculate_cube_count_elemwise(&client, recipe.pairs, dim);
+    formula_kernel::launch(
+        &client,
+        count,
+        dim,
+        inputs,
+        counts,
+        outputs.iter().map(|out| (*out).clone().into_tensor_arg()).collect(),
+        recipe.constants.into_iter().collect(),
+        recipe.pairs,
+        f32::INFINITY,
+        recipe.program,
+        outputs.len() > 1,
+    );
 }
 
 /// Memory for a result where `like` is.

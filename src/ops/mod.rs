@@ -20,6 +20,7 @@ mod cube;
 mod cube_step;
 #[cfg(feature = "flex")]
 mod flex;
+mod formula;
 #[cfg(feature = "cube")]
 mod gpu;
 mod head;
@@ -42,13 +43,16 @@ use burn::backend::{
 };
 use burn_tensor::{DType, Device, FloatDType, Int, Shape, Tensor, TensorData};
 
+pub(crate) use formula::{Formula, Function, Operation, Step};
 pub(crate) use head::{Forward, Head, HeadGradients, HeadInputs, Kept, Room, Tiling};
 pub(crate) use precision::{
     arithmetic_dtype, check_float, check_int, check_same_device, check_same_strategy, computes_in, exp_is_accurate,
     to_arithmetic_dtype,
 };
 pub(crate) use reduce::{count, max_of_rows, sum_in_blocks};
-pub(crate) use step::{accurate_sums, predictions, saves_launches, targets_in_one_launch};
+pub(crate) use step::{
+    accurate_sums, ascending_in_one_launch, predictions, saves_launches, targets_in_one_launch, with_slopes,
+};
 pub(crate) use sums::RowSums;
 
 /// The target of a row in which nothing is counted.

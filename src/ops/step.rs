@@ -3,17 +3,20 @@
 //!
 //! Elsewhere the same is written in burn's operations, by whoever asks [`saves_launches`] first.
 
-#[cfg(feature = "cube")]
+#[cfg(feature = "fusion")]
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::{
     Backend, Dispatch, backend_extension,
     tensor::{BoolTensor, FloatTensor, IntTensor},
 };
-#[cfg(feature = "cube")]
+#[cfg(feature = "fusion")]
 use burn_tensor::Shape;
 use burn_tensor::{Bool, DType, Device, Int, Tensor};
 
-use super::Road;
+use super::{
+    Road,
+    formula::{Operands, Recipe},
+};
 
 /// What becomes one launch. Only where there is something to be saved; gradients are written by hand in `step_autodiff`.
 #[backend_extension(
@@ -21,7 +24,7 @@ use super::Road;
     NdArray: cfg(feature = "ndarray"),
     LibTorch: cfg(feature = "tch"),
     Cube: cfg(feature = "cube"),
-    Fusion: cfg(feature = "cube"),
+    Fusion: cfg(feature = "fusion"),
     Autodiff
 )]
 pub trait StepOps: Backend {
@@ -83,12 +86,55 @@ pub trait StepOps: Backend {
         nothing_to_save()
     }
 
+    /// What a formula gives of its operands: all its outputs, one after the other.
+    #[fusion(meta = |_, recipe| numbers(recipe.program.outputs.len() * recipe.pairs))]
+    fn numbers(#[extension_type] operands: Operands<Self>, recipe: Recipe) -> FloatTensor<Self> {
+        let _ = (operands, recipe);
+        nothing_to_save()
+    }
+
+    /// The same, with the first output apart from the others.
+    #[fusion(meta = |_, recipe| (numbers(recipe.pairs), numbers((recipe.program.outputs.len() - 1) * recipe.pairs)))]
+    fn numbers_and_slopes(
+        #[extension_type] operands: Operands<Self>,
+        recipe: Recipe,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let _ = (operands, recipe);
+        nothing_to_save()
+    }
+
+    /// The indices of numbers, the smallest number first, equal ones as they stand, NaN last.
+    #[fusion(dtype = DType::I32, shape = numbers)]
+    fn ascending(numbers: FloatTensor<Self>) -> IntTensor<Self> {
+        let _ = numbers;
+        nothing_to_save()
+    }
+
+    /// `value`, `[pairs]`, whose derivatives in the parts of `input`, `[parts · pairs]`, are the `slopes`.
+    #[fusion(default)]
+    fn with_slopes(value: FloatTensor<Self>, input: FloatTensor<Self>, slopes: FloatTensor<Self>) -> FloatTensor<Self> {
+        let _ = (input, slopes);
+        value
+    }
+
+    /// Slopes, `[parts · pairs]`, times what comes in for each pair; 0 where that is 0.
+    #[fusion(dtype = DType::F32, shape = slopes)]
+    fn gradient_of_parts(slopes: FloatTensor<Self>, upstream: FloatTensor<Self>) -> FloatTensor<Self> {
+        let _ = (slopes, upstream);
+        nothing_to_save()
+    }
+
     /// `sums`, as those of the rows of `values`.
     #[fusion(default)]
     fn with_gradient_in_values(sums: FloatTensor<Self>, values: FloatTensor<Self>) -> FloatTensor<Self> {
         let _ = values;
         sums
     }
+}
+
+#[cfg(feature = "fusion")]
+fn numbers(count: usize) -> TensorSpec {
+    TensorSpec::new(Shape::new([count]), DType::F32)
 }
 
 fn nothing_to_save<T>() -> T {
@@ -144,6 +190,16 @@ pub(crate) fn predictions(rows: Tensor<2>, targets: &Tensor<1, Int>, time: usize
         return Tensor::from_dispatch(values);
     }
     Tensor::from_dispatch(Dispatch::with_gradient_in_rows(values, rows.into_dispatch(), targets, column))
+}
+
+/// [`StepOps::ascending`] of constants.
+pub(crate) fn ascending_in_one_launch(numbers: Tensor<1>) -> Tensor<1, Int> {
+    Tensor::from_dispatch(Dispatch::ascending(numbers.into_dispatch()))
+}
+
+/// [`StepOps::with_slopes`] for an input that is tracked.
+pub(crate) fn with_slopes(value: Tensor<1>, input: Tensor<1>, slopes: Tensor<1>) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::with_slopes(value.into_dispatch(), input.into_dispatch(), slopes.into_dispatch()))
 }
 
 /// [`StepOps::accurate_sums`], in the graph of the values.

@@ -50,6 +50,22 @@ impl<B: StepOps> Backward<B, 1> for WithGradientInValues {
     }
 }
 
+/// Each part of the input receives its slopes times what the value does.
+#[derive(Debug)]
+struct WithSlopes;
+
+impl<B: StepOps> Backward<B, 1> for WithSlopes {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let ([input], slopes) = (ops.parents, ops.state);
+        if let Some(input) = input {
+            grads.register::<B>(input.id, B::gradient_of_parts(slopes, upstream));
+        }
+    }
+}
+
 impl<B: StepOps, C: CheckpointStrategy> StepOps for Autodiff<B, C> {
     fn with_gradient_in_rows(
         predictions: FloatTensor<Self>,
@@ -72,6 +88,16 @@ impl<B: StepOps, C: CheckpointStrategy> StepOps for Autodiff<B, C> {
         match WithGradientInValues.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(values.shape(), sums),
             OpsKind::UnTracked(prep) => prep.finish(sums),
+        }
+    }
+
+    fn with_slopes(value: FloatTensor<Self>, input: FloatTensor<Self>, slopes: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (value, _) = value.into_parts();
+        let (_, node) = input.into_parts();
+        let (slopes, _) = slopes.into_parts();
+        match WithSlopes.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(slopes, value),
+            OpsKind::UnTracked(prep) => prep.finish(value),
         }
     }
 }

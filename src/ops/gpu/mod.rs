@@ -6,6 +6,7 @@
 //! wait for each other, and whether a number is NaN is asked of its bits.
 
 mod exp;
+mod formula;
 mod gradient;
 mod map;
 mod place;
@@ -13,6 +14,7 @@ mod reduce;
 mod step;
 mod sums;
 
+pub(super) use formula::{ascending_kernel, formula_kernel, parts_gradient_kernel};
 pub(super) use gradient::{RowSlopes, gradient_kernel};
 pub(super) use map::{accumulate_kernel, soft_cap_kernel};
 pub(super) use reduce::Cube;
