@@ -10,9 +10,10 @@
 //! |---|---|
 //! | `forward_s` | seconds of each repeat, without a graph |
 //! | `forward_backward_s` | seconds of each repeat, to the gradient |
-//! | `peak_extra_bytes` | the most that forward and backward held at a time beyond what they were given; null on a GPU |
-//! | `checksum` | Σ of what was computed, Σ of absolute values of gradients: about the same for every implementation |
+//! | `peak_extra_bytes` | the most that forward and backward held at a time beyond what they were given: see `--help` |
+//! | `checksum` | Σ of what was computed, Σ of absolute values of gradients: about the same for all; null of a floor |
 //! | `threads` | how many work on the CPU |
+//! | `device` | what a GPU calls itself; null on the CPU |
 //!
 //! Before each, everything is computed once untimed. What the work is: see [`work::Logits`] and [`work::Heads`].
 
@@ -40,9 +41,14 @@ use clap::{Parser, ValueEnum};
 use files::Source;
 use serde_json::json;
 use timing::measure;
-use work::{Heads, Implementation, Logits, Loss, Size};
+use work::{Heads, Implementation, Logits, Loss, Size, floor};
 
 /// Times one kind of work, and prints one JSON object.
+///
+/// What `peak_extra_bytes` counts: on the CPU, what was allocated at a time, by this program's allocator. On a GPU, what
+/// burn's allocator holds after one more pass, beyond what it held before, while each buffer has memory of its own size that is
+/// reused by buffers of that size alone: at least what is needed at a time, without what pages that buffers share would add.
+/// Null where burn does not say.
 #[derive(Parser)]
 struct Args {
     #[arg(long, value_enum)]
@@ -69,6 +75,11 @@ struct Args {
     frozen_head: bool,
     #[arg(long, value_enum, default_value = "fast")]
     implementation: Implementation,
+    /// Instead of the work, what no implementation is without, by burn's own kernels on a GPU: of `logits` one read and one
+    /// write of each, the same for both passes; of the others the matrix products of the counted tokens: 1 (`dpo`: 2)
+    /// forward, and 2 more with a backward pass, 1 more if the head is frozen.
+    #[arg(long, conflicts_with_all = ["implementation", "inputs", "outputs"])]
+    floor: bool,
     /// flex, ndarray, wgpu, vulkan, metal, cuda or rocm.
     #[arg(long, default_value = "flex")]
     device: String,
@@ -113,16 +124,28 @@ fn run(args: &Args) -> anyhow::Result<()> {
     };
     ensure!(device.supports_dtype(dtype), "device `{}` does not compute in {}", args.device, dtype.name());
     ensure!(args.work != Kind::Dpo || args.rows.is_multiple_of(2), "--rows {}, expected pairs", args.rows);
+    let size = args.size();
+    let on_host = args.is_on_host();
+    ensure!(!(args.floor && on_host), "--floor is of a GPU: on `{}` burn's own operations are none", args.device);
     let printed = match args.work {
-        Kind::Logits => printed(args, &device, |source| Logits::new(&args.size(), dtype, source, &device))?,
-        Kind::Head => printed(args, &device, |source| Heads::new(&args.size(), Loss::Sum, dtype, source, &device))?,
-        Kind::Dpo => printed(args, &device, |source| Heads::new(&args.size(), Loss::Dpo, dtype, source, &device))?,
+        Kind::Logits if args.floor => printed(args, &device, |_| Ok(floor::Copied::new(&size, dtype, &device)))?,
+        kind if args.floor => {
+            printed(args, &device, |_| Ok(floor::Products::new(&size, kind == Kind::Dpo, dtype, &device)))?
+        }
+        Kind::Logits => printed(args, &device, |source| Logits::new(&size, dtype, source, &device))?,
+        Kind::Head => printed(args, &device, |source| Heads::new(&size, Loss::Sum, dtype, source, &device))?,
+        Kind::Dpo => printed(args, &device, |source| Heads::new(&size, Loss::Dpo, dtype, source, &device))?,
     };
     writeln!(io::stdout(), "{printed}")?;
     Ok(())
 }
 
 impl Args {
+    /// Whether tensors are where this program's allocator counts them.
+    fn is_on_host(&self) -> bool {
+        ["flex", "ndarray"].contains(&self.device.as_str())
+    }
+
     fn size(&self) -> Size {
         Size {
             rows: self.rows,
@@ -143,18 +166,29 @@ fn printed<W: work::Work>(
 ) -> anyhow::Result<serde_json::Value> {
     // what was read is forgotten before anything is measured
     let work = work(&Source::open(args.inputs.as_deref())?)?;
-    let measured = measure(&work, device, args.repeat)?;
+    let measured = measure(&work, device, args.is_on_host(), args.repeat)?;
     if let Some(folder) = &args.outputs {
         files::write(folder, &measured.results)?;
     }
-    let is_seen = ["flex", "ndarray"].contains(&args.device.as_str());
     Ok(json!({
         "forward_s": measured.forward,
         "forward_backward_s": measured.forward_backward,
-        "peak_extra_bytes": is_seen.then_some(measured.peak_extra_bytes),
-        "checksum": output::number(checksum(&measured.results)),
+        "peak_extra_bytes": measured.peak_extra_bytes,
+        "checksum": if args.floor { json!(null) } else { output::number(checksum(&measured.results)) },
         "threads": rayon::current_num_threads(),
+        "device": name_of(device),
     }))
+}
+
+/// What a GPU calls itself.
+#[cfg(feature = "cube")]
+fn name_of(device: &Device) -> Option<String> {
+    device.identity().map(|identity| identity.name)
+}
+
+#[cfg(not(feature = "cube"))]
+fn name_of(_: &Device) -> Option<String> {
+    None
 }
 
 fn checksum(results: &work::Results) -> f64 {

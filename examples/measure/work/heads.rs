@@ -106,8 +106,9 @@ fn of_sequences(pairs: &PairLogProbs) -> Tensor<1> {
 }
 
 impl Work for Heads {
+    type Answer = Answer;
     type Start = Model;
-    type Leaves = Model;
+    type Step = Step<Model>;
 
     fn forward(&self) -> anyhow::Result<Answer> {
         self.answer(self.policy.clone())

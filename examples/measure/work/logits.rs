@@ -72,8 +72,9 @@ pub struct Start {
 }
 
 impl Work for Logits {
+    type Answer = Answer;
     type Start = Start;
-    type Leaves = Tensor<3>;
+    type Step = Step<Tensor<3>>;
 
     fn forward(&self) -> anyhow::Result<Answer> {
         self.answer(self.logits.clone())

@@ -1,6 +1,7 @@
 //! What is measured.
 
 mod drawn;
+pub mod floor;
 mod heads;
 mod logits;
 mod naive;
@@ -46,20 +47,22 @@ impl Size {
 pub type Results = Vec<(&'static str, TensorData)>;
 
 /// Work whose inputs are there.
-pub trait Work {
+pub trait Work: Sync {
+    /// What a forward pass gives.
+    type Answer;
     /// What a backward pass begins with, made anew for each: it may be overwritten.
-    type Start;
-    /// What gradients are asked for.
-    type Leaves;
+    type Start: Send;
+    /// What both passes give.
+    type Step: Send;
 
     /// Without a graph.
-    fn forward(&self) -> anyhow::Result<Answer>;
+    fn forward(&self) -> anyhow::Result<Self::Answer>;
 
     fn start(&self) -> Self::Start;
 
-    fn forward_backward(&self, start: Self::Start) -> anyhow::Result<Step<Self::Leaves>>;
+    fn forward_backward(&self, start: Self::Start) -> anyhow::Result<Self::Step>;
 
-    fn results(&self, step: Step<Self::Leaves>) -> anyhow::Result<Results>;
+    fn results(&self, step: Self::Step) -> anyhow::Result<Results>;
 }
 
 pub struct Answer {
