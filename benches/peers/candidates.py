@@ -6,6 +6,8 @@ states without the last position, which predicts nothing. All of it is prepared 
 import torch
 import torch.nn.functional as F
 from liger_kernel.chunked_loss import LigerFusedLinearDPOLoss
+from liger_kernel.ops.cross_entropy import LigerCrossEntropyFunction
+from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
 from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE, _ChunkedLogProbFunction, selective_log_softmax
 
 from cases import BETA, IGNORED
@@ -36,13 +38,23 @@ def by_trl(logits, targets):
     return selective_log_softmax(logits.view(-1, time, logits.size(-1)), targets.view(-1, time)).flatten()
 
 
-def logits_candidates(case):
+def by_liger(logits, targets):
+    """Triton's. Where a gradient is asked for, it is written over the logits in the forward pass."""
+    return -LigerCrossEntropyFunction.apply(logits, targets, None, IGNORED, 0.0, 0.0, "none")[0]
+
+
+by_liger.overwrites = True
+
+
+def logits_candidates(case, device):
     """Name → function of (logits, targets). Half-precision logits are given to those that compute in half precision, and
     to those that convert first, as trainers do."""
     compiled = lambda function: torch.compile(function, dynamic=False)
     candidates = {"PyTorch cross_entropy": by_cross_entropy, "PyTorch log_softmax + gather": by_gather}
     if case.dtype != "f32":
         candidates |= {"PyTorch cross_entropy of .float()": by_cross_entropy_in_f32}
+    if device.type == "cuda":
+        candidates |= {"Liger cross_entropy": by_liger}
     return candidates | {
         "PyTorch compile(cross_entropy)": compiled(by_cross_entropy_in_f32),
         "PyTorch compile(log_softmax + gather)": compiled(by_gather_in_f32),
@@ -57,15 +69,19 @@ class LogitsWork:
         self.logits = inputs["logits"].requires_grad_()
         self.targets = inputs["targets"].long()
         self.upstream = inputs["upstream"]
-        self.candidates = logits_candidates(case)
+        self.candidates = logits_candidates(case, self.logits.device)
 
     def forward(self, candidate):
         with torch.no_grad():
-            return candidate(self.logits, self.targets)
+            return candidate(self.logits.detach(), self.targets)
 
-    def forward_backward(self, candidate):
-        log_probs = candidate(self.logits, self.targets)
-        (gradient,) = torch.autograd.grad(log_probs, self.logits, self.upstream.to(log_probs.dtype))
+    def start(self, candidate):
+        """The logits, or a copy for who overwrites them."""
+        return self.logits.detach().clone().requires_grad_() if hasattr(candidate, "overwrites") else self.logits
+
+    def forward_backward(self, candidate, logits):
+        log_probs = candidate(logits, self.targets)
+        (gradient,) = torch.autograd.grad(log_probs, logits, self.upstream.to(log_probs.dtype))
         return {"log_probs": log_probs.detach(), "gradient": gradient}
 
     def of_ours(self, outputs):
@@ -84,7 +100,7 @@ class LogitsWork:
             log_p = logits - logits.logsumexp(-1, keepdim=True)
             log_probs.append(log_p.gather(-1, self.targets[rows, None]).squeeze(-1))
             if rows[0] == 0:
-                log_p.exp_().neg_().scatter_add_(-1, self.targets[rows, None], torch.ones(len(rows), 1).double())
+                log_p.exp_().neg_().scatter_add_(-1, self.targets[rows, None], logits.new_ones(len(rows), 1))
                 gradients = log_p * self.upstream[rows, None].double()
         return {"log_probs": torch.cat(log_probs), "gradient": gradients[:4]}
 
@@ -132,7 +148,21 @@ def sums_by_trl(hidden, weight, labels, mask):
 
 def sums_by_trl_of_selected(hidden, weight, labels, mask):
     """As its trainer does where there is Triton."""
-    return hidden.new_zeros(mask.shape).masked_scatter(mask, chunked(hidden[mask], weight, labels[mask])).sum(-1)
+    log_probs = chunked(hidden[mask], weight, labels[mask])
+    return log_probs.new_zeros(mask.shape).masked_scatter(mask, log_probs).sum(-1)
+
+
+def sums_by_liger_cross_entropy(hidden, weight, labels, mask):
+    log_probs = by_liger((hidden @ weight.t()).flatten(0, 1), labels.masked_fill(~mask, IGNORED).flatten())
+    return log_probs.view(mask.shape).sum(-1)
+
+
+def sums_by_liger_head(hidden, weight, labels, mask):
+    targets = labels.masked_fill(~mask, IGNORED).flatten()
+    losses = LigerFusedLinearCrossEntropyFunction.apply(
+        hidden.flatten(0, 1), weight, targets, None, None, IGNORED, 0.0, 0.0, "none"
+    )[0]
+    return -losses.view(mask.shape).sum(-1)
 
 
 def two_models(sums):
@@ -161,9 +191,13 @@ def liger(**options):
     return loss
 
 
-def dpo_candidates():
+def dpo_candidates(device):
     compiled = lambda sums: two_models(torch.compile(sums, dynamic=False))
-    return {
+    triton = {
+        "Liger cross_entropy": two_models(sums_by_liger_cross_entropy),
+        "Liger fused head": two_models(sums_by_liger_head),
+    }
+    return (triton if device.type == "cuda" else {}) | {
         "PyTorch log_softmax + gather": two_models(sums_from_every_logit),
         "PyTorch cross_entropy": two_models(sums_by_cross_entropy),
         "PyTorch compiled": compiled(sums_by_cross_entropy),
@@ -189,7 +223,7 @@ class DpoWork:
             inputs[name].t().contiguous() for name in ("weight", "reference_weight")
         )
         self.frozen_head = case.frozen_head
-        self.candidates = dpo_candidates()
+        self.candidates = dpo_candidates(self.hidden.device)
 
     def tracked(self):
         return [self.hidden] if self.frozen_head else [self.hidden, self.weight]
@@ -198,7 +232,10 @@ class DpoWork:
         with torch.no_grad():
             return candidate(self, self.hidden, self.weight)
 
-    def forward_backward(self, candidate):
+    def start(self, candidate):
+        """The inputs are all there is, and nobody overwrites them."""
+
+    def forward_backward(self, candidate, _):
         tracked = [tensor.detach().requires_grad_() for tensor in self.tracked()]
         weight = self.weight if self.frozen_head else tracked[1]
         loss, log_probs = candidate(self, tracked[0], weight)

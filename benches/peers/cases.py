@@ -26,7 +26,8 @@ class Case:
         if self.work == "logits":
             return f"logits {self.rows} × {self.vocab}, {self.dtype}"
         head = "frozen" if self.frozen_head else "trained"
-        return f"dpo {self.rows} × {self.time} tokens, {self.hidden} → {self.vocab}, {head} head, {self.density:.0%} counted"
+        name = f"dpo {self.rows} × {self.time} tokens, {self.hidden} → {self.vocab}, {head} head, {self.density:.0%} counted"
+        return name if self.dtype == "f32" else f"{name}, {self.dtype}"
 
     @property
     def repeats(self):
@@ -63,24 +64,31 @@ class Case:
         weight = torch.randn(self.hidden, self.vocab, generator=generator) * self.hidden**-0.5
         counted = torch.zeros(self.rows, self.time, dtype=torch.uint8)
         counted[:, self.time - round(self.density * self.time) :] = 1
-        return {
+        models = {
             "hidden": hidden,
             "weight": weight,
             "reference_hidden": moved(hidden, 0.02),
             "reference_weight": moved(weight, 0.02 * self.hidden**-0.5),
+        }
+        return {name: tensor.to(DTYPES[self.dtype]) for name, tensor in models.items()} | {
             "tokens": torch.randint(self.vocab, (self.rows, self.time), generator=generator, dtype=torch.int32),
             "mask": counted,
         }
 
 
-def logits_cases(quick):
+def logits_cases(quick, device):
     if quick:
         return [Case("logits", 64, 1000), Case("logits", 64, 1000, dtype="bf16"), Case("logits", 4, 5003)]
     few_long_rows = [Case("logits", rows, vocab) for vocab in (128_256, 256_000) for rows in (4, 64)]
-    return [Case("logits", 2048, 32_000), Case("logits", 2048, 32_000, dtype="bf16"), *few_long_rows]
+    cases = [Case("logits", 2048, 32_000), Case("logits", 2048, 32_000, dtype="bf16"), *few_long_rows]
+    return cases + [Case("logits", 8192, 128_256, dtype="bf16")] if device == "cuda" else cases
 
 
-def dpo_cases(quick):
+def dpo_cases(quick, device):
     size = {"rows": 4, "time": 16, "hidden": 64, "vocab": 1000} if quick else {"rows": 8, "vocab": 32_000}
     densities = [Case("dpo", density=density, **size) for density in (1.0, 0.4)]
-    return [*densities, *(Case("dpo", density=density, frozen_head=True, **size) for density in (1.0, 0.4))]
+    cases = [*densities, *(Case("dpo", density=density, frozen_head=True, **size) for density in (1.0, 0.4))]
+    if device == "cuda" and not quick:
+        size = {"rows": 8, "time": 256, "hidden": 2048, "vocab": 128_256, "dtype": "bf16"}
+        cases += [Case("dpo", density=density, **size) for density in (1.0, 0.4)]
+    return cases

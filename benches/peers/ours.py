@@ -8,12 +8,13 @@ from safetensors.torch import load_file
 
 
 class Measure:
-    def __init__(self, executable, implementation, threads):
+    def __init__(self, executable, implementation, threads, device):
         self.executable, self.implementation = executable, implementation
+        self.device = ["--device", device] if device != "cpu" else []
         self.environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
 
     def _run(self, case, folder, *arguments):
-        command = [self.executable, *case.arguments(), "--implementation", self.implementation, "--inputs", folder]
+        command = [self.executable, *case.arguments(), "--implementation", self.implementation, *self.device, "--inputs", folder]
         run = subprocess.run([*command, *arguments], env=self.environment, text=True, capture_output=True)
         if run.returncode:
             raise RuntimeError((run.stderr or run.stdout).strip())

@@ -2,7 +2,6 @@
 import json
 import statistics
 
-BEGIN, END = "<!-- peers:begin -->", "<!-- peers:end -->"
 SELECTED = "counted tokens selected"
 
 
@@ -71,16 +70,26 @@ def table(case):
     return lines + [""] + [f"Left out: {name} ({reason})" for name, reason in case["failed"].items()]
 
 
+def names(machine):
+    """Of the document, and of the files beside it without their endings."""
+    return ("performance-gpu.md", "performance-gpu-peers") if "gpu" in machine else ("performance.md", "performance")
+
+
 def text(results):
     machine = results["machine"]
     versions = ", ".join(f"{name} {machine[key]}" for name, key in (("PyTorch", "torch"), ("TRL", "trl"), ("Liger", "liger-kernel")))
+    where = f"{machine['cpu']}, {machine['threads']} threads, PyTorch with {machine['instructions']}"
+    ours_is, theirs_is = "what is allocated", "what becomes resident"
+    if "gpu" in machine:
+        where = f"{machine['gpu']}, driver {machine['driver']}, CUDA {machine['cuda']}"
+        ours_is, theirs_is = "memory by sizes of buffers, as `measure --help` has it", "of tensors, by PyTorch's allocator"
     lines = [
-        f"{machine['cpu']}, {machine['threads']} threads, PyTorch with {machine['instructions']}; {versions}. Medians of "
+        f"{where}; {versions}. Medians of "
         f"{results['rounds']} rounds in which all take turns. Forward is without a graph; both together end with the "
-        "gradients. MiB: the peak beyond the inputs, gradients included; ours is what is allocated, theirs what becomes resident. Error: the largest of all results and gradients, "
-        "relative to their norms, against f64. Ratios are medians of the ratios of each round.",
+        f"gradients. MiB: the peak beyond the inputs, gradients included; ours is {ours_is}, theirs {theirs_is}. "
+        "Error: the largest of all results and gradients, relative to their norms, against f64. Ratios are medians of the ratios of each round.",
         "",
-        "![forward and backward, ours and theirs](performance.svg)",
+        f"![forward and backward, ours and theirs]({names(machine)[1]}.svg)",
         "",
         *summary(results["cases"]),
         "",
@@ -92,12 +101,13 @@ def text(results):
     return "\n".join([*lines, "</details>"])
 
 
-def between_markers(document, inserted):
-    """The document with what is between the markers replaced; at its end, if it has none."""
-    if BEGIN not in document:
-        document = f"{document.rstrip()}\n\n{BEGIN}\n{END}\n".lstrip()
-    before, rest = document.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{inserted}\n{END}{rest.split(END, 1)[1]}"
+def between_markers(document, inserted, name="peers"):
+    """The document with what is between the markers of that name replaced; at its end, if it has none."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if begin not in document:
+        document = f"{document.rstrip()}\n\n{begin}\n{end}\n".lstrip()
+    before, rest = document.split(begin, 1)
+    return f"{before}{begin}\n{inserted}\n{end}{rest.split(end, 1)[1]}"
 
 
 def chart(cases, path):
@@ -130,7 +140,8 @@ def chart(cases, path):
 
 def write(results, out):
     out.mkdir(parents=True, exist_ok=True)
-    (out / "performance.json").write_text(json.dumps(results, indent=1) + "\n")
-    document = out / "performance.md"
+    document, figures = names(results["machine"])
+    (out / f"{figures}.json").write_text(json.dumps(results, indent=1) + "\n")
+    document = out / document
     document.write_text(between_markers(document.read_text() if document.exists() else "", text(results)))
-    chart(results["cases"], out / "performance.svg")
+    chart(results["cases"], out / f"{figures}.svg")
