@@ -307,7 +307,7 @@ fn one_unit_each(client: &Client, count: usize) -> (CubeCount, CubeDim) {
     cubes(client, count.div_ceil(units), units)
 }
 
-#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+#[cfg(all(test, feature = "wgpu-unfused", feature = "flex"))]
 mod tests {
     //! The kernels beside those of the CPU, in every shape of cube and segment, on a GPU that is there or that software makes.
 

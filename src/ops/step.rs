@@ -16,6 +16,7 @@ use burn_tensor::{Bool, DType, Device, Int, Tensor};
 use super::{
     Road,
     formula::{Operands, Recipe},
+    is_gpu,
 };
 
 /// What becomes one launch. Only where there is something to be saved; gradients are written by hand in `step_autodiff`.
@@ -152,17 +153,6 @@ impl StepOps for burn::backend::LibTorch {}
 /// f32.
 pub(crate) fn saves_launches(device: &Device, dtype: DType) -> bool {
     dtype == DType::F32 && is_gpu(device) && Road::fastest(device, dtype) == Road::Kernels
-}
-
-#[cfg(feature = "cube")]
-fn is_gpu(device: &Device) -> bool {
-    use burn::backend::DispatchDevice;
-    matches!(device.clone().without_autodiff().as_dispatch(), DispatchDevice::Cube(_))
-}
-
-#[cfg(not(feature = "cube"))]
-fn is_gpu(_: &Device) -> bool {
-    false
 }
 
 /// [`StepOps::targets`], if that saves launches.
