@@ -19,6 +19,7 @@ use crate::{
 
 /// A number for each pair, `[pairs]`, without a graph.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // a tensor is large, and is what they are on most devices
 pub(crate) enum Numbers {
     /// By burn's operations.
     Computed(Tensor<1>),
@@ -28,6 +29,7 @@ pub(crate) enum Numbers {
 
 /// Whether something holds, for each pair.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // as above
 pub(crate) enum Flags {
     /// By burn's operations.
     Computed(Tensor<1, Bool>),
@@ -202,6 +204,7 @@ impl Numbers {
         self.compare(number, Operation::Equal, |x, y| x.equal_elem(y))
     }
 
+    #[allow(clippy::wrong_self_convention)] // named as a tensor's method, and like it taking what it is asked of
     pub fn is_inf(self) -> Flags {
         match self {
             Self::Computed(tensor) => Flags::Computed(tensor.is_inf()),

@@ -175,6 +175,7 @@ impl Sides {
 
 /// A policy's log-probs, in the graph that made them: what losses are functions of.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // tensors are large
 pub(crate) enum Policy {
     /// Of chosen and of rejected completions, `[pairs]` each.
     Apart { chosen: Tensor<1>, rejected: Tensor<1> },

@@ -96,6 +96,7 @@ impl Program {
 /// A program, and the numbers for it that are known on the host. They are no part of the kernel: a β that changes from step to step
 /// does not compile it again.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(not(feature = "cube"), allow(dead_code))] // there is no one to read it
 pub struct Recipe {
     pub program: Program,
     pub constants: Vec<f32>,

@@ -318,15 +318,14 @@ pub(crate) fn is_gpu(_: &Device) -> bool {
 
 /// Whether the device's backend is one of those. GPUs compute in f32.
 fn has_kernels(device: &Device, dtype: DType) -> bool {
+    if is_gpu(device) {
+        return dtype == DType::F32;
+    }
     match device.clone().without_autodiff().as_dispatch() {
         #[cfg(feature = "flex")]
         DispatchDevice::Flex(_) => true,
         #[cfg(feature = "ndarray")]
         DispatchDevice::NdArray(_) => true,
-        #[cfg(feature = "cube")]
-        DispatchDevice::Cube(device) => {
-            dtype == DType::F32 && device.runtime() != burn::backend::cubecl::RuntimeId::Cpu
-        }
         #[allow(unreachable_patterns)] // if there is no other backend
         _ => false,
     }

@@ -14,7 +14,6 @@ use burn_tensor::Shape;
 use burn_tensor::{Bool, DType, Device, Int, Tensor};
 
 use super::{
-    Road,
     formula::{Operands, Recipe},
     is_gpu,
 };
@@ -152,7 +151,7 @@ impl StepOps for burn::backend::LibTorch {}
 /// Whether an operation on numbers of this format is a launch on the device, and kernels of this crate save some. They compute in
 /// f32.
 pub(crate) fn saves_launches(device: &Device, dtype: DType) -> bool {
-    dtype == DType::F32 && is_gpu(device) && Road::fastest(device, dtype) == Road::Kernels
+    dtype == DType::F32 && is_gpu(device)
 }
 
 /// [`StepOps::targets`], if that saves launches.
