@@ -128,7 +128,7 @@ def text_of(row, what):
 
 def gigabytes_per_second(case, what, times):
     """On what must be moved: forward reads the logits once, both passes read them twice and write them once."""
-    return f"{times * case['bytes'] / statistics.median(case['contestants']['ours'][what]) / 1e9:,.1f}"
+    return f"{times * case['bytes'] / statistics.median(case['contestants']['ours'][what]) / 1e9:,.3g}"
 
 
 def share_of_copy(case, what, times):
