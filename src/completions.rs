@@ -280,13 +280,21 @@ impl Completions {
         self.known.positions.get_or_init(|| CountedPositions::of(&mask, self.dims()[1], &self.device()))
     }
 
-    /// What each position predicts, of at least one that predicts something; made once for each size of vocabulary.
+    /// What each position predicts, made once for each size of vocabulary.
     pub(crate) fn predictions(&self, vocab: usize) -> Predictions {
         self.known.predictions(vocab).unwrap_or_else(|| {
-            let predictions = Predictions::of(&self.tokens, &self.mask, vocab);
+            let predictions = match targets_in_one_launch(&self.tokens, &self.mask, vocab) {
+                Some((ids, counted, token_count)) => Predictions { ids, counted, token_count },
+                None => self.portable_predictions(vocab),
+            };
             self.known.remember(vocab..=vocab, predictions.clone());
             predictions
         })
+    }
+
+    /// The same by burn's operations, each time.
+    pub(crate) fn portable_predictions(&self, vocab: usize) -> Predictions {
+        Predictions::of(&self.tokens, &self.mask, vocab)
     }
 }
 
@@ -306,10 +314,10 @@ impl Known {
 impl Predictions {
     /// The last position stays, uncounted, so that logits `[sequences, time, vocab]` need not be cut (a copy).
     fn of(tokens: &Tensor<2, Int>, mask: &Tensor<2, Bool>, vocab: usize) -> Self {
-        if let Some((ids, counted, token_count)) = targets_in_one_launch(tokens, mask, vocab) {
-            return Self { ids, counted, token_count };
-        }
         let [sequences, time] = tokens.dims();
+        if sequences * time <= sequences {
+            return Self::none(sequences, time, &tokens.device());
+        }
         let next = tokens.clone().slice(s![.., 1..]);
         let counted = mask.clone().slice(s![.., 1..]);
         let outside = next.clone().lower_elem(0).bool_or(next.clone().greater_equal_elem(vocab as i64));
@@ -320,6 +328,16 @@ impl Predictions {
             ids: Tensor::cat(vec![ids, last], 1).reshape([sequences * time]),
             token_count: count(counted.clone()),
             counted,
+        }
+    }
+
+    /// Where there is no second token.
+    fn none(sequences: usize, time: usize, device: &Device) -> Self {
+        let rows = sequences * time;
+        Self {
+            ids: Tensor::full([rows], UNCOUNTED, (device, DType::I32)),
+            counted: Tensor::<2, Int>::zeros([sequences, 0], (device, DType::I32)).bool(),
+            token_count: Tensor::zeros([sequences], (device, DType::I32)),
         }
     }
 

@@ -101,14 +101,6 @@ impl Numbers {
         }
     }
 
-    /// 0 for each pair, of the same kind as `like`.
-    pub fn zero(like: &Self) -> Self {
-        match like {
-            Self::Computed(tensor) => Self::Computed(tensor.zeros_like()),
-            Self::Noted(_) => Self::noted(Note::Constant(0.0)),
-        }
-    }
-
     /// The numbers themselves.
     pub fn compute(self) -> Tensor<1> {
         match self {

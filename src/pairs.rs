@@ -131,6 +131,9 @@ impl PairLogProbs {
     /// # Errors
     /// [`Error::NotTracked`] naming the first side that is not part of a graph.
     pub fn expect_tracked(&self) -> Result<()> {
+        if self.stack.get().is_some_and(|stack| stack.sum.is_tracked()) {
+            return Ok(());
+        }
         for (what, side) in ["chosen", "rejected"].into_iter().zip(self.sides()) {
             if !side.sum.is_tracked() {
                 return Err(Error::NotTracked { what });
@@ -230,15 +233,9 @@ impl Policy {
         self.loss(value, Sides { chosen: slope.clone(), rejected: slope.neg() })
     }
 
-    /// The loss of chosen completions alone.
+    /// The loss of chosen completions alone: the rejected ones are out of reach of whatever comes in.
     pub fn loss_of_chosen(self, value: Numbers, slope: Numbers) -> Tensor<1> {
-        match self {
-            Self::Apart { chosen, .. } => function_of(chosen, value, [slope]),
-            Self::Stacked(stack) => {
-                let zero = Numbers::zero(&slope);
-                function_of(stack, value, [slope, zero])
-            }
-        }
+        function_of(self.chosen(), value, [slope])
     }
 }
 
@@ -376,12 +373,18 @@ impl PairLogProbs {
         match self.stack.get() {
             Some(stack) => stack.sum.clone(),
             None if sums().iter().any(Tensor::is_tracked) => stack(sums()),
+            // what would change its format is not kept: sides are to be found as they were given
+            None if !self.is_f32_with_narrow_counts() => stack(sums()),
             None => self
                 .stack
                 .get_or_init(|| SequenceLogProbs { sum: stack(sums()), token_count: self.stacked_counts() })
                 .sum
                 .clone(),
         }
+    }
+
+    fn is_f32_with_narrow_counts(&self) -> bool {
+        self.sides().iter().all(|side| side.sum.dtype() == DType::F32 && side.token_count.dtype() == DType::I32)
     }
 
     fn stacked_counts(&self) -> Tensor<1, Int> {

@@ -12,7 +12,7 @@ use crate::{
     Completions, Error, Result,
     ops::{
         Chain, Head, HeadInputs, Road, Room, RowSums, Tiling, check_float, check_same_device, check_same_strategy,
-        closed_form, independent_of, is_gpu, multiplies_in_place, slope_of_cap,
+        closed_form, independent_of, is_gpu, largest_allocation, multiplies_in_place, slope_of_cap,
     },
     pairs::common_dtype,
 };
@@ -55,7 +55,8 @@ use crate::{
 ///
 /// # Numerics
 /// f16 and bf16 are computed in f32, the weight converted a tile at a time; if hidden states or weight are f64, all is. (On a GPU
-/// hidden states and weight of one 16-bit format are multiplied as they are and added up in f32, which is the same.) The
+/// hidden states and weight of one 16-bit format are multiplied as they are and added up in f32, which is the same; and for factors
+/// in f32 burn may choose TF32 on NVIDIA's tensor cores, as for any product: 11 bits of each factor.) Elsewhere the
 /// products are f32 as well, so this is more accurate than logits that were rounded to 16 bits. Gradients come in each
 /// tensor's own format, summed up before they are rounded to it. How large the tiles are changes nothing but the order in
 /// which numbers are added.
@@ -267,11 +268,12 @@ impl LmHead {
         let factors = if narrow { self.weight.dtype() } else { dtype };
         let hidden = hidden.reshape([sequences * time, width]).select(0, positions.on_device.clone());
         let hidden = if hidden.dtype() == dtype { hidden } else { hidden.cast(FloatDType::from(dtype)) };
-        let targets = Targets::of(completions, vocab);
+        let targets = Targets::of(completions, vocab, road);
         let bias = self.bias.clone().unwrap_or_else(|| Tensor::empty([0], (&hidden.device(), dtype)));
         let rows = positions.on_host.len();
         let room = Room {
             bytes: self.logit_budget(rows, width, dtype),
+            largest: largest_allocation(&hidden.device()),
             dtype,
             rows,
             hidden: width,

@@ -59,7 +59,7 @@ pub struct VocabularyPart {
 
 impl VocabularyPart {
     /// How many numbers there are for each position.
-    pub const NUMBERS: usize = 8;
+    pub const NUMBERS: usize = RowSums::COLUMNS;
 
     /// Of logits `[sequences, time, part of the vocabulary]` that begin at id `offset` of a vocabulary of `vocab_size`.
     ///
@@ -70,13 +70,14 @@ impl VocabularyPart {
     pub fn of(logits: &Tensor<3>, completions: &Completions, offset: usize, vocab_size: usize) -> Result<Self> {
         check_part(logits, completions, offset, vocab_size)?;
         let [sequences, time, columns] = logits.dims();
-        let targets = Targets::of(completions, vocab_size);
-        let z = logits.clone().without_autodiff().reshape([sequences * time, columns]);
+        let z = logits.clone().without_autodiff();
         if sequences * time == 0 {
             let nothing = Tensor::zeros([0, Self::NUMBERS], (&z.device(), arithmetic_dtype(z.dtype())));
             return Ok(Self { sums: RowSums(nothing) });
         }
-        Ok(Self { sums: RowSums::of(&z, &targets.ids, offset, None, Road::fastest(&z.device(), z.dtype())) })
+        let road = Road::fastest(&z.device(), z.dtype());
+        let targets = Targets::of(completions, vocab_size, road);
+        Ok(Self { sums: RowSums::of(&z.reshape([sequences * time, columns]), &targets.ids, offset, None, road) })
     }
 
     /// Of two parts what is known of both together.
@@ -131,8 +132,8 @@ impl VocabularyPart {
             let nothing = nothing_predicted(completions, arithmetic_dtype(logits.dtype()));
             return Ok(TokenLogProbs { values: independent_of(nothing.values, &logits), ..nothing });
         }
-        let targets = Targets::of(completions, vocab_size);
         let road = Road::fastest(&logits.device(), logits.dtype());
+        let targets = Targets::of(completions, vocab_size, road);
         let z = logits.reshape([sequences * time, columns]);
         let log_probs = self.sums.outputs(false, road);
         Ok(targets.log_probs(with_row_gradient(log_probs, z, &targets.ids, &self.sums, offset, road)))

@@ -86,7 +86,7 @@ pub fn token_statistics(logits: Tensor<3>, completions: &Completions) -> Result<
 /// The statistics of at least one prediction.
 pub(super) fn of_logits(logits: Tensor<3>, completions: &Completions, road: Road) -> TokenStatistics {
     let [sequences, time, vocab] = logits.dims();
-    let targets = Targets::of(completions, vocab).by(road);
+    let targets = Targets::of(completions, vocab, road);
     let z = logits.reshape([sequences * time, vocab]);
     let sums = RowSums::of(&z, &targets.ids, 0, Some(vocab), road);
     let dtype = arithmetic_dtype(z.dtype());

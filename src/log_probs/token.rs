@@ -79,7 +79,7 @@ pub fn token_log_probs(logits: Tensor<3>, completions: &Completions) -> Result<T
 /// The log-probs of at least one prediction.
 pub(super) fn of_logits(logits: Tensor<3>, completions: &Completions, road: Road) -> TokenLogProbs {
     let [sequences, time, vocab] = logits.dims();
-    let targets = Targets::of(completions, vocab).by(road);
+    let targets = Targets::of(completions, vocab, road);
     let z = logits.reshape([sequences * time, vocab]);
     let sums = RowSums::of(&z, &targets.ids, 0, None, road);
     let log_probs = with_row_gradient(sums.outputs(false, road), z, &targets.ids, &sums, 0, road);
@@ -140,14 +140,12 @@ pub(super) struct Targets {
 }
 
 impl Targets {
-    pub(super) fn of(completions: &Completions, vocab: usize) -> Self {
-        let Predictions { ids, counted, token_count } = completions.predictions(vocab);
-        Self { ids, counted, token_count, road: Road::Kernels }
-    }
-
-    /// The same, by burn's operations alone if that is the road.
-    pub(super) fn by(self, road: Road) -> Self {
-        Self { road, ..self }
+    pub(super) fn of(completions: &Completions, vocab: usize, road: Road) -> Self {
+        let Predictions { ids, counted, token_count } = match road {
+            Road::Kernels => completions.predictions(vocab),
+            Road::Portable => completions.portable_predictions(vocab),
+        };
+        Self { ids, counted, token_count, road }
     }
 
     /// A column of numbers of all positions, `[rows, columns]`, as those of predictions, `[sequences, time − 1]`; 0 where not counted.

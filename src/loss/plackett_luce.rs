@@ -180,8 +180,12 @@ impl RankedLogProbs {
         let dtype = crate::pairs::common_dtype([self.sum().dtype(), reference.sum().dtype()]);
         let policy = self.sum().cast(FloatDType::from(dtype));
         let reference = reference.sum().without_autodiff().cast(FloatDType::from(dtype));
+        let constant = policy.clone().without_autodiff();
+        if constant.dims()[0] == 0 {
+            return Ok((policy, constant)); // burn's own product of no numbers panics on GPUs without fusion
+        }
         // held within the format: two that are beyond it would have no difference
-        let rewards = finite((policy.clone().without_autodiff() - reference) * beta.get());
+        let rewards = finite((constant - reference) * beta.get());
         Ok((policy, rewards))
     }
 }

@@ -26,7 +26,7 @@ use super::{
     },
 };
 
-/// The most of them.
+/// The most units of a cube.
 const MOST_UNITS: u32 = 256;
 /// Cubes that keep a device busy if it does not say how many processors it has.
 const ENOUGH_CUBES: usize = 256;
@@ -59,7 +59,7 @@ impl PreferenceOps for CubeBackend {
             return z;
         }
         let lanes = lanes(&z, elements);
-        let (client, dtype, address) = (z.client.clone(), z.dtype, z.required_address_type());
+        let (client, dtype, address) = (z.client.clone(), z.dtype, address_of(&z));
         let (out, out_arg) = in_place_or_beside(&z);
         let (count, dim) = one_unit_each(&client, elements / lanes);
         let dtype = dtype_to_storage_type(dtype);
@@ -89,7 +89,7 @@ impl RowKernels for CubeBackend {
         let cube = cube_of(&z.client);
         let most = columns.div_ceil(SHORTEST_SEGMENT * cube.units).max(1);
         let segments = enough_cubes(&z.client).div_ceil(rows.max(1)).min(most);
-        let address = z.required_address_type();
+        let address = address_of(&z);
         row_sums(z, targets, offset, statistics, &Reading { cube, segments, address })
     }
 
@@ -196,7 +196,7 @@ fn overwritten(
     let segments = columns.div_ceil(WRITTEN_SEGMENT.max(2 * SHORTEST_SEGMENT * units));
     let segment = (columns / lanes).div_ceil(segments);
     let (count, dim) = cubes(&client, rows * segments, units);
-    let (address, dtype) = (z.required_address_type(), dtype_to_storage_type(z.dtype));
+    let (address, dtype) = (address_of(&z), dtype_to_storage_type(z.dtype));
     let (out, out_arg) = in_place_or_beside(&z);
     gradient_kernel::launch(
         &client,
@@ -242,12 +242,17 @@ fn with_part(
     let fitting = |lanes: &VectorSize| [width, columns.start, columns.len()].iter().all(|n| n.is_multiple_of(*lanes));
     let lanes = sizes(&matrix).find(fitting).unwrap_or(1);
     let (client, dtype) = (matrix.client.clone(), dtype_to_storage_type(matrix.dtype));
-    let address = AddressType::max(matrix.required_address_type(), block.required_address_type());
+    let address = AddressType::max(address_of(&matrix), address_of(&block));
     let (count, dim) = one_unit_each(&client, elements / lanes);
     let (from, to) = (block.into_tensor_arg(), matrix.clone().into_tensor_arg());
     let (row, column, scale) = (rows.start, columns.start, scale as f32);
     accumulate_kernel::launch(&client, count, dim, address, lanes, from, to, row, column, scale, accumulate, dtype);
     matrix
+}
+
+/// In what numbers places in a tensor are counted. A grid is rounded up, so 32 bits are left with room to spare.
+fn address_of(tensor: &CubeTensor) -> AddressType {
+    AddressType::from_len_signed(tensor.handle.size() as usize / tensor.dtype.size())
 }
 
 /// Memory for a result as large as `z`: its own if nobody else holds it.
@@ -266,7 +271,12 @@ fn wide(tensor: CubeTensor) -> CubeTensor {
 
 /// Room for numbers in f32.
 fn numbers(like: &CubeTensor, shape: [usize; 2]) -> CubeTensor {
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::new(shape), DType::F32)
+    room(like, shape, DType::F32)
+}
+
+/// Memory for a result where `like` is.
+pub(super) fn room<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::new(shape), dtype)
 }
 
 /// How many numbers are read at a time, in rows of that many.
@@ -295,14 +305,14 @@ fn enough_cubes(client: &Client) -> usize {
 }
 
 /// So many cubes, in a grid that no axis of which is longer than the device allows.
-fn cubes(client: &Client, count: usize, units: usize) -> (CubeCount, CubeDim) {
+pub(super) fn cubes(client: &Client, count: usize, units: usize) -> (CubeCount, CubeDim) {
     let longest = client.properties().hardware.max_cube_count.0.min(u16::MAX.into()) as usize;
     let x = count.clamp(1, longest);
     (CubeCount::Static(x as u32, count.div_ceil(x) as u32, 1), CubeDim::new_1d(units as u32))
 }
 
 /// A unit for each of `count`.
-fn one_unit_each(client: &Client, count: usize) -> (CubeCount, CubeDim) {
+pub(super) fn one_unit_each(client: &Client, count: usize) -> (CubeCount, CubeDim) {
     let units = cube_of(client).units;
     cubes(client, count.div_ceil(units), units)
 }

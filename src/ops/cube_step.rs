@@ -1,19 +1,11 @@
 //! burn's GPU backends: one launch for what `step` asks.
 
 use burn::backend::{TensorMetadata, cubecl::dtype_to_storage_type};
-use burn_cubecl::{
-    CubeBackend,
-    cubecl::{
-        calculate_cube_count_elemwise,
-        prelude::{CubeCount, CubeDim, SequenceArg},
-    },
-    kernel::into_contiguous,
-    ops::numeric::empty_device_contiguous_dtype,
-    tensor::CubeTensor,
-};
-use burn_tensor::{DType, Shape};
+use burn_cubecl::{CubeBackend, cubecl::prelude::SequenceArg, kernel::into_contiguous, tensor::CubeTensor};
+use burn_tensor::DType;
 
 use super::{
+    cube::{cubes, one_unit_each, room},
     formula::{Counts, Operands, Recipe},
     gpu::{
         Cube, accurate_sums_kernel, ascending_kernel, formula_kernel, parts_gradient_kernel, predictions_kernel,
@@ -33,7 +25,7 @@ impl StepOps for CubeBackend {
         let counted = room(&mask, [sequences, time - 1], mask.dtype);
         let token_count = room(&tokens, [sequences], DType::I32);
         let (client, dtypes) = (tokens.client.clone(), [tokens.dtype, mask.dtype].map(dtype_to_storage_type));
-        let (count, dim) = one_cube_each(&tokens, sequences);
+        let (count, dim) = cubes(&tokens.client, sequences, CUBE.units);
         targets_kernel::launch(
             &client,
             count,
@@ -53,7 +45,8 @@ impl StepOps for CubeBackend {
     fn predictions(rows: CubeTensor, targets: CubeTensor, time: usize, column: usize) -> CubeTensor {
         let targets = into_contiguous(targets);
         let predictions = room(&rows, [rows.shape()[0] / time, time - 1], DType::F32);
-        let (client, (count, dim)) = (rows.client.clone(), one_unit_each(&predictions));
+        let (client, (count, dim)) =
+            (rows.client.clone(), one_unit_each(&predictions.client, predictions.shape().num_elements()));
         let (rows, out) = (rows.into_tensor_arg(), predictions.clone().into_tensor_arg());
         predictions_kernel::launch(&client, count, dim, rows, targets.into_tensor_arg(), out, column);
         predictions
@@ -62,7 +55,8 @@ impl StepOps for CubeBackend {
     fn gradient_of_rows(upstream: CubeTensor, targets: CubeTensor, columns: usize, column: usize) -> CubeTensor {
         let targets = into_contiguous(targets);
         let gradient = room(&upstream, [targets.shape()[0], columns], DType::F32);
-        let (client, (count, dim)) = (upstream.client.clone(), one_unit_each(&gradient));
+        let (client, (count, dim)) =
+            (upstream.client.clone(), one_unit_each(&gradient.client, gradient.shape().num_elements()));
         let (upstream, out) = (upstream.into_tensor_arg(), gradient.clone().into_tensor_arg());
         rows_gradient_kernel::launch(&client, count, dim, upstream, targets.into_tensor_arg(), out, column);
         gradient
@@ -84,7 +78,8 @@ impl StepOps for CubeBackend {
     fn ascending(numbers: CubeTensor) -> CubeTensor {
         let numbers = into_contiguous(numbers);
         let order = room(&numbers, [numbers.shape()[0]], DType::I32);
-        let (client, (count, dim)) = (numbers.client.clone(), one_unit_each(&order));
+        let (client, (count, dim)) =
+            (numbers.client.clone(), one_unit_each(&order.client, order.shape().num_elements()));
         ascending_kernel::launch(&client, count, dim, numbers.into_tensor_arg(), order.clone().into_tensor_arg());
         order
     }
@@ -92,7 +87,8 @@ impl StepOps for CubeBackend {
     fn gradient_of_parts(slopes: CubeTensor, upstream: CubeTensor) -> CubeTensor {
         let slopes = into_contiguous(slopes);
         let gradient = room(&slopes, [slopes.shape()[0]], DType::F32);
-        let (client, (count, dim)) = (slopes.client.clone(), one_unit_each(&gradient));
+        let (client, (count, dim)) =
+            (slopes.client.clone(), one_unit_each(&gradient.client, gradient.shape().num_elements()));
         let (slopes, out) = (slopes.into_tensor_arg(), gradient.clone().into_tensor_arg());
         parts_gradient_kernel::launch(&client, count, dim, slopes, upstream.into_tensor_arg(), out);
         gradient
@@ -101,7 +97,7 @@ impl StepOps for CubeBackend {
     fn accurate_sums(values: CubeTensor) -> CubeTensor {
         let values = into_contiguous(values);
         let sums = room(&values, [values.shape()[0]], DType::F32);
-        let (client, (count, dim)) = (values.client.clone(), one_cube_each(&values, values.shape()[0]));
+        let (client, (count, dim)) = (values.client.clone(), cubes(&values.client, values.shape()[0], CUBE.units));
         accurate_sums_kernel::launch(
             &client,
             count,
@@ -124,8 +120,7 @@ fn applied(recipe: Recipe, operands: Operands<CubeBackend>, outputs: &[&CubeTens
         Counts::Unread => SequenceArg::new(),
         Counts::Read(counts) => [argument(counts)].into_iter().collect(),
     };
-    let dim = CubeDim::new(&client, recipe.pairs);
-    let count = calculate_cube_count_elemwise(&client, recipe.pairs, dim);
+    let (count, dim) = one_unit_each(&client, recipe.pairs);
     formula_kernel::launch(
         &client,
         count,
@@ -139,23 +134,4 @@ fn applied(recipe: Recipe, operands: Operands<CubeBackend>, outputs: &[&CubeTens
         recipe.program,
         outputs.len() > 1,
     );
-}
-
-/// Memory for a result where `like` is.
-fn room<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::new(shape), dtype)
-}
-
-/// A unit for each number of `out`.
-fn one_unit_each(out: &CubeTensor) -> (CubeCount, CubeDim) {
-    let elements = out.shape().num_elements().max(1);
-    let dim = CubeDim::new(&out.client, elements);
-    (calculate_cube_count_elemwise(&out.client, elements, dim), dim)
-}
-
-/// A cube for each of `count`, in a grid that no axis of which is longer than devices allow.
-fn one_cube_each(like: &CubeTensor, count: usize) -> (CubeCount, CubeDim) {
-    let longest = like.client.properties().hardware.max_cube_count.0.min(u16::MAX.into()) as usize;
-    let x = count.clamp(1, longest);
-    (CubeCount::Static(x as u32, count.div_ceil(x).max(1) as u32, 1), CubeDim::new_1d(CUBE.units as u32))
 }

@@ -6,7 +6,7 @@ use burn::backend::{
     Backend, Dispatch, ExtensionType,
     tensor::{FloatTensor, IntTensor},
 };
-use burn_tensor::{FloatDType, Int, IntDType, Tensor};
+use burn_tensor::{Int, IntDType, Tensor};
 
 use super::step::StepOps;
 
@@ -94,7 +94,7 @@ impl Program {
 }
 
 /// A program, and the numbers for it that are known on the host. They are no part of the kernel: a β that changes from step to step
-/// does not compile it again.
+/// does not compile it again (unless it becomes equal to another constant of the formula, which are kept once).
 #[derive(Debug, Clone, Default)]
 #[cfg_attr(not(feature = "cube"), allow(dead_code))] // there is no one to read it
 pub struct Recipe {
@@ -148,13 +148,11 @@ impl Formula {
         })
     }
 
-    /// A step that reads integers: of one tensor as they are, of any other as floats.
+    /// A step that reads integers, which are those of one model: a formula has one tensor of them.
     pub fn count(&mut self, tensor: &Arc<Tensor<1, Int>>, part: usize) -> Step {
         let counts = self.counts.get_or_insert_with(|| tensor.clone());
-        if Arc::ptr_eq(counts, tensor) {
-            return Step::Count { part };
-        }
-        Step::Input { slot: self.slot(&Arc::new((**tensor).clone().cast(FloatDType::F32))), part }
+        debug_assert!(Arc::ptr_eq(counts, tensor), "token counts of two models in one formula");
+        Step::Count { part }
     }
 
     /// The place of a number among the constants.

@@ -316,6 +316,24 @@ pub(crate) fn is_gpu(_: &Device) -> bool {
     false
 }
 
+/// How many bytes the device gives in one piece.
+#[cfg(feature = "cube")]
+pub(crate) fn largest_allocation(device: &Device) -> usize {
+    match device.clone().without_autodiff().as_dispatch() {
+        DispatchDevice::Cube(device) => {
+            usize::try_from(device.client().properties().memory.max_page_size).unwrap_or(usize::MAX)
+        }
+        #[allow(unreachable_patterns)] // if there is no other backend
+        _ => usize::MAX,
+    }
+}
+
+/// How many bytes the device gives in one piece.
+#[cfg(not(feature = "cube"))]
+pub(crate) fn largest_allocation(_: &Device) -> usize {
+    usize::MAX
+}
+
 /// Whether the device's backend is one of those. GPUs compute in f32.
 fn has_kernels(device: &Device, dtype: DType) -> bool {
     if is_gpu(device) {

@@ -162,7 +162,8 @@ pub(crate) fn targets_in_one_launch(
 ) -> Option<(Tensor<1, Int>, Tensor<2, Bool>, Tensor<1, Int>)> {
     use burn_tensor::BoolStore;
     let stored = matches!(mask.dtype(), DType::Bool(BoolStore::U8 | BoolStore::U32));
-    if !stored || !saves_launches(&mask.device(), DType::F32) {
+    let [sequences, time] = tokens.dims();
+    if !stored || sequences * time <= sequences || !saves_launches(&mask.device(), DType::F32) {
         return None;
     }
     let (ids, counted, token_count) =

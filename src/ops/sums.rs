@@ -34,7 +34,7 @@ pub(super) mod column {
 /// | `argmax`  | the first column of the largest; NaN where there is NaN                                 |
 /// | `target`  | the target's logit; NaN if its column is not here                                       |
 ///
-/// The four from `depth` to `argmax` say nothing unless statistics were asked for. In f64 where kernels made them, else in the format computed in.
+/// The four from `depth` to `argmax` say nothing unless statistics were asked for. In f64 where a CPU's kernels made them, else in the format computed in.
 #[derive(Debug, Clone)]
 pub(crate) struct RowSums(pub(crate) Tensor<2>);
 

@@ -328,6 +328,32 @@ fn merging_parts_of_a_vocabulary_is_associative_and_sent_numbers_are_the_same_nu
     });
 }
 
+/// Of no positions, or of positions that predict nothing.
+#[test]
+fn parts_of_nothing_are_merged_and_differentiated_like_others() {
+    on_every_device(|on| {
+        for [sequences, time] in [[2, 0], [0, 5], [0, 0], [2, 1]] {
+            let completions = Completions::new(
+                integers(&vec![0; sequences * time], [sequences, time], &on.device),
+                flags(&vec![true; sequences * time], [sequences, time], &on.device),
+            );
+            let completions = completions.unwrap();
+            let leaf = floats(&vec![1.0; sequences * time * 2], [sequences, time, 2], &on.device, DType::F32);
+            let leaf = leaf.autodiff().require_grad();
+            let part = || VocabularyPart::of(&leaf, &completions, 0, 4).unwrap();
+            let merged = part().merge(part()).unwrap();
+            prop_assert_eq!(merged.to_tensor().dims(), [sequences * time, 8]);
+            let scored = merged.token_log_probs(leaf.clone(), &completions, 0, 4).unwrap();
+            prop_assert_eq!(scored.values().dims(), [sequences, time.saturating_sub(1)]);
+            let gradient = gradient_of_sum(scored.values(), &leaf);
+            prop_assert!(gradient.iter().all(|g| *g == 0.0), "{:?}", gradient);
+            let whole = token_log_probs(leaf.clone(), &completions).unwrap();
+            prop_assert_eq!(numbers(&whole.sequences().sum), vec![0.0; sequences]);
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn parts_that_do_not_go_together_are_refused() {
     on_every_device(|on| {

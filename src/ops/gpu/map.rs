@@ -15,7 +15,9 @@ pub(in crate::ops) fn soft_cap_kernel<F: Float, N: Size>(
     if ABSOLUTE_POS < out.len() {
         let x = Vector::<f32, N>::cast_from(z[ABSOLUTE_POS]);
         let cap = Vector::new(cap);
-        out[ABSOLUTE_POS] = Vector::cast_from(cap * (x / cap).tanh());
+        // beyond 15 it is 1, and some shaders' `tanh` is no number
+        let argument = max(min(x / cap, Vector::new(15.0f32)), Vector::new(-15.0f32));
+        out[ABSOLUTE_POS] = Vector::cast_from(select_many(x.is_nan(), x, cap * argument.tanh()));
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Tiling {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Room {
     pub(crate) bytes: usize,
+    /// What no tile may exceed, whatever the budget: the largest piece of memory that the device gives.
+    pub(crate) largest: usize,
     /// The format that is computed in.
     pub(crate) dtype: DType,
     pub(crate) rows: usize,
@@ -46,6 +48,7 @@ impl Tiling {
     pub(crate) fn within(room: &Room, road: Road) -> Self {
         let &Room { rows, hidden, vocab, .. } = room;
         let numbers = (room.bytes / room.dtype.size()).max(1);
+        let largest = (room.largest / room.dtype.size()).max(1);
         let (copies, near) = match road {
             Road::Kernels if room.in_place => (1, numbers.min(Self::NEAR / room.dtype.size())),
             Road::Kernels => (1, numbers),
@@ -56,13 +59,13 @@ impl Tiling {
             (true, true) => 2 * hidden,
             (false, _) => 4 * hidden,
         };
-        let widest = (numbers / (beside + copies)).clamp(1, vocab);
-        let columns = (near / (copies * rows + beside)).max(Self::NARROW).min(widest);
+        let widest = (numbers / (beside + copies)).min(largest).clamp(1, vocab);
+        let columns = (near / (copies * rows + beside)).min(largest / rows).max(Self::NARROW).min(widest);
         let columns = vocab.div_ceil(vocab.div_ceil(columns)); // of equal width
         let aligned = columns.next_multiple_of(Self::ALIGNED);
         let columns = if columns >= Self::ALIGNED && aligned <= widest { aligned } else { columns };
         let left = numbers.saturating_sub(beside * columns);
-        Self { rows: (left / (copies * columns)).clamp(1, rows), columns }
+        Self { rows: (left / (copies * columns)).min(largest / columns).clamp(1, rows), columns }
     }
 }
 
