@@ -8,6 +8,8 @@
 //! and, once the whole row is known, its gradient ([`PreferenceOps::row_gradient`]). Logits that a model returned are one
 //! block as wide as the vocabulary; an LM head (`head`) makes one tile of the vocabulary after the other. Where the backend
 //! has kernels of its own (`flex` and `ndarray` over `cpu`, `cube` over `gpu`), each block is read once.
+//!
+//! What lies between these rows and a loss is burn's operations, and on GPUs, where each would be a launch, `step`.
 // burn calls its ndarray and libtorch backends deprecated; this crate supports them while burn does.
 #![allow(deprecated)]
 
@@ -16,11 +18,8 @@ mod autodiff;
 mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
-#[cfg(feature = "cube")]
-mod cube_step;
 #[cfg(feature = "flex")]
 mod flex;
-mod formula;
 #[cfg(feature = "cube")]
 mod gpu;
 mod head;
@@ -30,7 +29,6 @@ mod portable;
 mod precision;
 mod reduce;
 mod step;
-mod step_autodiff;
 mod sums;
 
 use std::ops::Range;
@@ -43,7 +41,6 @@ use burn::backend::{
 };
 use burn_tensor::{DType, Device, FloatDType, Int, Shape, Tensor, TensorData};
 
-pub(crate) use formula::{Formula, Function, Operation, Step};
 pub(crate) use head::{Forward, Head, HeadGradients, HeadInputs, Kept, Room, Tiling};
 pub(crate) use precision::{
     arithmetic_dtype, check_float, check_int, check_same_device, check_same_strategy, computes_in, exp_is_accurate,
@@ -51,7 +48,8 @@ pub(crate) use precision::{
 };
 pub(crate) use reduce::{count, max_of_rows, sum_in_blocks};
 pub(crate) use step::{
-    accurate_sums, ascending_in_one_launch, predictions, saves_launches, targets_in_one_launch, with_slopes,
+    Formula, Function, Operation, Step, accurate_sums, ascending_in_one_launch, predictions, saves_launches,
+    targets_in_one_launch, with_slopes,
 };
 pub(crate) use sums::RowSums;
 

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::exp::{exp_of_minus_one, log1p};
-use crate::ops::{Function, Operation, Step, formula::Program};
+use crate::ops::step::{Function, Operation, Program, Step};
 
 /// `(eˣ − 1)/x` for `|x| ≤ ln 2`, by powers of `x`: `1/(k + 1)!`, cut where the next term is below 7e-10.
 const EXPM1: [f32; 10] = [

@@ -5,13 +5,15 @@ use burn_cubecl::{CubeBackend, cubecl::prelude::SequenceArg, kernel::into_contig
 use burn_tensor::DType;
 
 use super::{
-    cube::{cubes, one_unit_each, room},
+    StepOps,
     formula::{Counts, Operands, Recipe},
+};
+use crate::ops::{
+    cube::{cubes, one_unit_each, room},
     gpu::{
         Cube, accurate_sums_kernel, ascending_kernel, formula_kernel, parts_gradient_kernel, predictions_kernel,
         rows_gradient_kernel, targets_kernel,
     },
-    step::StepOps,
 };
 
 /// What goes over a sequence: any device has as many units, and they meet in shared memory.

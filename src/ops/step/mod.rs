@@ -3,6 +3,11 @@
 //!
 //! Elsewhere the same is written in burn's operations, by whoever asks [`saves_launches`] first.
 
+mod autodiff;
+#[cfg(feature = "cube")]
+mod cube;
+mod formula;
+
 #[cfg(feature = "fusion")]
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::{
@@ -13,12 +18,13 @@ use burn::backend::{
 use burn_tensor::Shape;
 use burn_tensor::{Bool, DType, Device, Int, Tensor};
 
-use super::{
-    formula::{Operands, Recipe},
-    is_gpu,
-};
+use super::is_gpu;
+#[cfg(feature = "cube")]
+pub(crate) use formula::Program;
+pub(crate) use formula::{Formula, Function, Operation, Step};
+use formula::{Operands, Recipe};
 
-/// What becomes one launch. Only where there is something to be saved; gradients are written by hand in `step_autodiff`.
+/// What becomes one launch. Only where there is something to be saved; gradients are written by hand in `autodiff`.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),

@@ -14,7 +14,7 @@ use burn_autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 
-use super::step::StepOps;
+use super::StepOps;
 
 /// Rows receive what the predictions made of them do.
 #[derive(Debug)]

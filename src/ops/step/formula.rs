@@ -8,7 +8,7 @@ use burn::backend::{
 };
 use burn_tensor::{Int, IntDType, Tensor};
 
-use super::step::StepOps;
+use super::StepOps;
 
 /// What is done to one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
