@@ -235,7 +235,10 @@ impl Policy {
 
     /// The loss of chosen completions alone: the rejected ones are out of reach of whatever comes in.
     pub fn loss_of_chosen(self, value: Numbers, slope: Numbers) -> Tensor<1> {
-        function_of(self.chosen(), value, [slope])
+        match self {
+            Self::Stacked(stack) if !stack.is_tracked() => value.compute(), // which is no slice
+            policy => function_of(policy.chosen(), value, [slope]),
+        }
     }
 }
 
