@@ -236,6 +236,21 @@ fn half_precision_is_computed_in_f32_by_every_road() {
     });
 }
 
+/// Gradients are made where logits are only if nobody else holds them.
+#[test]
+fn what_the_caller_holds_is_not_overwritten_by_any_road() {
+    for_several(batches_that_predict(), |on, batch| {
+        for road in &ROADS {
+            let logits = batch.logits(&on.autodiff(), DType::F32).require_grad();
+            let before = numbers(&logits);
+            let log_probs = (road.take)(logits.clone(), &batch.completions(&on.device)).expect("shapes fit");
+            gradient_of_sum(log_probs.values(), &logits);
+            prop_assert_eq!(bits(&numbers(&logits)), bits(&before), "{}", road.name);
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn results_repeat_bit_by_bit_by_every_road() {
     for_several(batches_that_predict(), |on, batch| {

@@ -79,3 +79,22 @@ pub(super) fn row_parts(rows: usize, part: usize, kept: usize) -> Vec<Range<usiz
     let parts = |all: Range<usize>| all.clone().step_by(part).map(move |start| start..all.end.min(start + part));
     parts(0..kept).chain(parts(kept..rows)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_tile_is_larger_than_what_a_device_gives_in_one_piece() {
+        for largest in [4, 1000, 1 << 20, 128 << 20] {
+            for (rows, vocab, in_place) in [(1, 5, true), (8192, 32_000, false), (100_000, 128_256, false)] {
+                let (bytes, dtype) = (512 << 20, DType::F32);
+                let room = Room { bytes, largest, dtype, rows, hidden: 512, vocab, converted: false, in_place };
+                for road in [Road::Kernels, Road::Portable] {
+                    let Tiling { rows, columns } = Tiling::within(&room, road);
+                    assert!(4 * rows * columns <= largest, "{rows} × {columns}, {largest} bytes");
+                }
+            }
+        }
+    }
+}
