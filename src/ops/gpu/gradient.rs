@@ -12,8 +12,9 @@ use cubecl::prelude::*;
 use super::{
     exp::{exp_of_minus, exp_of_minus_one},
     place::{place_of, row_of},
+    sums::{has_distribution, read},
 };
-use crate::ops::{UNCOUNTED, sums::column};
+use crate::ops::UNCOUNTED;
 
 /// What is made of each logit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,15 +58,12 @@ pub(in crate::ops) fn gradient_kernel<F: Float, N: Size>(
         let end = min(begin + segment, width);
 
         // of the row
-        let first = row * sums.stride(0);
-        let max = sums[first + column::MAX];
-        let ties = sums[first + column::TIES];
-        let rest = sums[first + column::REST];
-        let above_one = rest + (ties - 1.0f32);
+        let known = read(sums, row);
+        let max = known.max;
+        let above_one = known.rest + (known.ties - 1.0f32);
         let sum = above_one + 1.0f32;
-        let finite = max > -infinity && max < infinity;
-        let mut nowhere = !finite || sum < 0.5f32 || sum.is_nan();
-        let mut silent = max == -infinity && !rest.is_nan(); // of nothing but −∞ so far nothing weighs
+        let mut nowhere = !has_distribution(&known, infinity);
+        let mut silent = max == -infinity && !known.rest.is_nan(); // of nothing but −∞ so far nothing weighs
         let mut level = 1.0f32;
         let mut h = 0.0f32;
         let mut slope = 0.0f32;
@@ -75,7 +73,7 @@ pub(in crate::ops) fn gradient_kernel<F: Float, N: Size>(
         let mut target_lane = 0usize;
         if comptime!(slopes.gradient) {
             let id = targets[row];
-            let target = sums[first + column::TARGET];
+            let target = known.target;
             let g = upstream[row * upstream.stride(0)];
             if comptime!(slopes.entropy) {
                 h = upstream[row * upstream.stride(0) + upstream.stride(1)];
@@ -88,7 +86,7 @@ pub(in crate::ops) fn gradient_kernel<F: Float, N: Size>(
             at_target = g * select(target == max, above_one / sum, 1.0f32 - target_prob);
             if comptime!(slopes.entropy) {
                 slope = h / sum;
-                mean_depth = sums[first + column::DEPTH] / sum;
+                mean_depth = known.depth / sum;
                 let depth = select(target_prob == 0.0f32, 0.0f32, target_depth); // may be infinite
                 // without a gradient of the entropy all is as if there were none, down to the sign of 0
                 let both = at_target + h * (target_prob * (depth - mean_depth));
@@ -132,12 +130,7 @@ pub(in crate::ops) fn gradient_kernel<F: Float, N: Size>(
                     gradient *= Vector::new(1.0f32) - tanh * tanh;
                 }
                 if index == target_vector {
-                    #[unroll]
-                    for lane in 0..lanes {
-                        if lane == target_lane {
-                            gradient.insert(lane, at_target);
-                        }
-                    }
+                    gradient.insert_dynamic(target_lane, at_target);
                 }
                 out[place] = Vector::cast_from(gradient);
             }

@@ -14,6 +14,9 @@ mod reduce;
 mod step;
 mod sums;
 
+/// The bits of ∞: of a finite number not all of them are set; without its sign, a number is NaN if its bits are above.
+const INFINITE_BITS: u32 = 0x7f80_0000;
+
 pub(super) use formula::{ascending_kernel, formula_kernel, parts_gradient_kernel};
 pub(super) use gradient::{RowSlopes, gradient_kernel};
 pub(super) use map::{accumulate_kernel, soft_cap_kernel};

@@ -11,79 +11,68 @@ pub(in crate::ops) struct Cube {
     pub planes: Option<usize>,
 }
 
+/// What is made of two numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Join {
+    Sum,
+    Max,
+}
+
 /// The sum of a number over all units of the cube. All of them have to call this, and get it.
 #[cube]
 pub(super) fn sum_over_cube(value: f32, #[comptime] cube: Cube) -> f32 {
-    let mut sum = 0.0f32;
-    if comptime!(cube.planes.is_some()) {
-        let parts = of_planes(plane_sum(value), comptime!(cube.planes.unwrap_or(1)));
-        for plane in 0..planes_in_cube() {
-            sum += parts[plane];
-        }
-        sync_cube();
-    } else {
-        let mut parts = of_units(value, cube.units);
-        let mut half = (cube.units / 2).runtime();
-        while half > 0 {
-            if (UNIT_POS as usize) < half {
-                parts[UNIT_POS as usize] += parts[UNIT_POS as usize + half];
-            }
-            sync_cube();
-            half /= 2;
-        }
-        sum = parts[0];
-        sync_cube();
-    }
-    sum
+    over_cube(value, Join::Sum, cube)
 }
 
 /// The largest of a number over all units of the cube, none of which is NaN. All of them have to call this, and get it.
 #[cube]
 pub(super) fn max_over_cube(value: f32, #[comptime] cube: Cube) -> f32 {
-    let mut largest = value;
+    over_cube(value, Join::Max, cube)
+}
+
+#[cube]
+fn over_cube(value: f32, #[comptime] join: Join, #[comptime] cube: Cube) -> f32 {
+    let mut parts = Shared::<[f32]>::new_slice(comptime!(cube.planes.unwrap_or(cube.units)));
     if comptime!(cube.planes.is_some()) {
-        let parts = of_planes(plane_max(value), comptime!(cube.planes.unwrap_or(1)));
-        for plane in 0..planes_in_cube() {
-            largest = max(largest, parts[plane]);
+        let of_plane = over_plane(value, join);
+        if UNIT_POS_PLANE == 0 {
+            parts[PLANE_POS as usize] = of_plane;
         }
         sync_cube();
     } else {
-        let mut parts = of_units(value, cube.units);
+        parts[UNIT_POS as usize] = value;
+        sync_cube();
         let mut half = (cube.units / 2).runtime();
         while half > 0 {
             if (UNIT_POS as usize) < half {
-                parts[UNIT_POS as usize] = max(parts[UNIT_POS as usize], parts[UNIT_POS as usize + half]);
+                parts[UNIT_POS as usize] = joined(parts[UNIT_POS as usize], parts[UNIT_POS as usize + half], join);
             }
             sync_cube();
             half /= 2;
         }
-        largest = parts[0];
-        sync_cube();
     }
-    largest
-}
-
-#[cube]
-fn planes_in_cube() -> usize {
-    (CUBE_DIM as usize).div_ceil(PLANE_DIM as usize)
-}
-
-/// A number of each plane, where all planes see it.
-#[cube]
-fn of_planes(value: f32, #[comptime] planes: usize) -> Shared<[f32]> {
-    let mut parts = Shared::<[f32]>::new_slice(planes);
-    if UNIT_POS_PLANE == 0 {
-        parts[PLANE_POS as usize] = value;
+    let mut whole = parts[0];
+    if comptime!(cube.planes.is_some()) {
+        for plane in 1..(CUBE_DIM as usize).div_ceil(PLANE_DIM as usize) {
+            whole = joined(whole, parts[plane], join);
+        }
     }
     sync_cube();
-    parts
+    whole
 }
 
-/// A number of each unit, where all units see it.
 #[cube]
-fn of_units(value: f32, #[comptime] units: usize) -> Shared<[f32]> {
-    let mut parts = Shared::<[f32]>::new_slice(units);
-    parts[UNIT_POS as usize] = value;
-    sync_cube();
-    parts
+fn joined(one: f32, two: f32, #[comptime] join: Join) -> f32 {
+    match join {
+        Join::Sum => one + two,
+        Join::Max => max(one, two),
+    }
+}
+
+#[cube]
+fn over_plane(value: f32, #[comptime] join: Join) -> f32 {
+    match join {
+        Join::Sum => plane_sum(value),
+        Join::Max => plane_max(value),
+    }
 }

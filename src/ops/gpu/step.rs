@@ -2,11 +2,11 @@
 
 use cubecl::prelude::*;
 
-use super::reduce::{Cube, sum_over_cube};
+use super::{
+    INFINITE_BITS,
+    reduce::{Cube, sum_over_cube},
+};
 use crate::ops::{NOWHERE, UNCOUNTED};
-
-/// The bits of a number that tell ∞ and NaN from finite ones: all of them set.
-const EXPONENT: u32 = 0x7f80_0000;
 
 /// What each row of logits predicts, which predictions are counted, and how many: a cube per sequence.
 #[cube(launch)]
@@ -101,7 +101,7 @@ pub(in crate::ops) fn accurate_sums_kernel(values: &Tensor<f32>, sums: &mut Tens
     while column < end {
         let value = values[first + column];
         let eighths = (value * 8.0f32).round() * 0.125f32;
-        let finite = (u32::reinterpret(eighths) & EXPONENT) < EXPONENT; // the largest numbers have none
+        let finite = (u32::reinterpret(eighths) & INFINITE_BITS) < INFINITE_BITS; // the largest numbers have none
         let eighths = select(finite, eighths, 0.0f32);
         whole += eighths;
         rest += value - eighths;

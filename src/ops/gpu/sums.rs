@@ -9,37 +9,43 @@
 
 use cubecl::prelude::*;
 
+use super::INFINITE_BITS;
 use super::{
     exp::{exp_of_minus, exp_of_minus_one, log1p},
     place::{place_of, row_of},
     reduce::{Cube, max_over_cube, sum_over_cube},
 };
-use crate::ops::{UNCOUNTED, sums::column};
+use crate::ops::{RowSums, UNCOUNTED, sums::column};
 
 /// Numbers per row.
-const COLUMNS: usize = 8;
+const COLUMNS: usize = RowSums::COLUMNS;
 /// Terms that are added up before their sum is added to all others.
 const RUN: usize = 32;
 /// A column beyond all vocabularies.
 const NO_COLUMN: f32 = 3.0e38;
-/// Of the bits of a number other than its sign, those of ∞; what is above is NaN.
-const INFINITE_BITS: u32 = 0x7f80_0000;
 
 /// What is known of a row, or a part of one: the columns of `RowSums`.
-#[derive(CubeType, Clone, Copy)]
-struct Sums {
-    max: f32,
-    ties: f32,
-    rest: f32,
-    depth: f32,
-    squares: f32,
-    mean: f32,
-    argmax: f32,
-    target: f32,
+#[derive(CubeType, CubeTypeMut, Clone, Copy)]
+pub(super) struct Sums {
+    pub max: f32,
+    pub ties: f32,
+    pub rest: f32,
+    pub depth: f32,
+    pub squares: f32,
+    pub mean: f32,
+    pub argmax: f32,
+    pub target: f32,
+}
+
+/// Whether the row that this is known of has a distribution: no NaN or ∞, and not nothing but −∞.
+#[cube]
+pub(super) fn has_distribution(sums: &Sums, infinity: f32) -> bool {
+    let sum = sums.ties + sums.rest;
+    sums.max > -infinity && sums.max < infinity && sum >= 0.5f32 && !sum.is_nan()
 }
 
 #[cube]
-fn read(sums: &Tensor<f32>, row: usize) -> Sums {
+pub(super) fn read(sums: &Tensor<f32>, row: usize) -> Sums {
     let first = row * COLUMNS;
     Sums {
         max: sums[first + column::MAX],
@@ -68,7 +74,7 @@ fn write(sums: &mut Tensor<f32>, row: usize, of_row: Sums) {
 
 /// The same, relative to a `max` that is not below its own.
 #[cube]
-fn moved_to(sums: Sums, max: f32) -> Sums {
+fn moved_to(sums: &Sums, max: f32) -> Sums {
     let same = sums.max == max;
     let gap = select(same, 0.0f32, max - sums.max); // ∞ − ∞ where both are
     let factor = exp_of_minus_one(gap);
@@ -88,7 +94,7 @@ fn moved_to(sums: Sums, max: f32) -> Sums {
 
 /// Of two parts of a row what is known of both together.
 #[cube]
-fn merged(one: Sums, two: Sums) -> Sums {
+fn merged(one: &Sums, two: &Sums) -> Sums {
     let larger = select(two.max > one.max, two.max, one.max);
     let max = select(two.max.is_nan(), two.max, larger);
     let a = moved_to(one, max);
@@ -251,7 +257,7 @@ pub(in crate::ops) fn row_sums_kernel<F: Float, N: Size>(
         target: nan,
     };
     let max = max_over_cube(largest, cube);
-    let own = moved_to(own, max);
+    let own = moved_to(&own, max);
     let has_nan = max_over_cube(select(own_bits > INFINITE_BITS, 1.0f32, 0.0f32), cube) > 0.0f32;
     let ties = sum_over_cube(own.ties, cube);
     let rest = sum_over_cube(own.rest, cube);
@@ -270,13 +276,7 @@ pub(in crate::ops) fn row_sums_kernel<F: Float, N: Size>(
         let place = select(targets[row] < offset, 0i32, targets[row] - offset) as usize;
         let vector = place / lanes;
         if targets[row] >= offset && vector >= begin && vector < end {
-            let x = z[place_of(row, width, vector)];
-            #[unroll]
-            for lane in 0..lanes {
-                if lane == place % lanes {
-                    target = f32::cast_from(x.extract(lane));
-                }
-            }
+            target = f32::cast_from(z[place_of(row, width, vector)].extract_dynamic(place % lanes));
         }
         let of_row = Sums {
             max,
@@ -296,28 +296,11 @@ pub(in crate::ops) fn row_sums_kernel<F: Float, N: Size>(
 #[cube(launch)]
 pub(in crate::ops) fn merge_parts_kernel(parts: &Tensor<f32>, sums: &mut Tensor<f32>, count: usize) {
     if ABSOLUTE_POS < sums.shape(0) {
-        let first = read(parts, ABSOLUTE_POS * count);
-        let mut max = first.max;
-        let mut ties = first.ties;
-        let mut rest = first.rest;
-        let mut depth = first.depth;
-        let mut squares = first.squares;
-        let mut mean = first.mean;
-        let mut argmax = first.argmax;
-        let mut target = first.target;
+        let mut all = read(parts, ABSOLUTE_POS * count);
         for part in 1..count {
-            let one = Sums { max, ties, rest, depth, squares, mean, argmax, target };
-            let both = merged(one, read(parts, ABSOLUTE_POS * count + part));
-            max = both.max;
-            ties = both.ties;
-            rest = both.rest;
-            depth = both.depth;
-            squares = both.squares;
-            mean = both.mean;
-            argmax = both.argmax;
-            target = both.target;
+            all = merged(&all, &read(parts, ABSOLUTE_POS * count + part));
         }
-        write(sums, ABSOLUTE_POS, Sums { max, ties, rest, depth, squares, mean, argmax, target });
+        write(sums, ABSOLUTE_POS, all);
     }
 }
 
@@ -325,7 +308,7 @@ pub(in crate::ops) fn merge_parts_kernel(parts: &Tensor<f32>, sums: &mut Tensor<
 #[cube(launch)]
 pub(in crate::ops) fn merge_kernel(one: &Tensor<f32>, two: &Tensor<f32>, sums: &mut Tensor<f32>) {
     if ABSOLUTE_POS < sums.shape(0) {
-        write(sums, ABSOLUTE_POS, merged(read(one, ABSOLUTE_POS), read(two, ABSOLUTE_POS)));
+        write(sums, ABSOLUTE_POS, merged(&read(one, ABSOLUTE_POS), &read(two, ABSOLUTE_POS)));
     }
 }
 
@@ -340,15 +323,12 @@ pub(in crate::ops) fn outputs_kernel(
 ) {
     if ABSOLUTE_POS < outputs.shape(0) {
         let row = read(sums, ABSOLUTE_POS);
-        let sum = row.ties + row.rest;
-        let finite = row.max > -infinity && row.max < infinity;
-        let known = finite && sum >= 0.5f32 && !sum.is_nan();
-        let log_sum = select(known, log1p(row.rest + (row.ties - 1.0f32)), nan);
+        let log_sum = select(has_distribution(&row, infinity), log1p(row.rest + (row.ties - 1.0f32)), nan);
         let first = ABSOLUTE_POS * outputs.shape(1);
         let log_prob = (row.target - row.max) - log_sum;
         outputs[first] = select(log_prob == 0.0f32, 0.0f32, log_prob); // −0 is what some compilers make of 0 − 0
         if comptime!(entropy) {
-            outputs[first + 1] = log_sum + row.depth / sum;
+            outputs[first + 1] = log_sum + row.depth / (row.ties + row.rest);
         }
     }
 }
