@@ -149,14 +149,14 @@ impl Numbers {
     fn combine_with(self, number: f64, how: Operation, computed: impl FnOnce(Tensor<1>, f64) -> Tensor<1>) -> Self {
         match self {
             Self::Computed(tensor) => Self::Computed(computed(tensor, number)),
-            Self::Noted(note) => Self::Noted(Arc::new(Note::OfTwo(how, note, Arc::new(Note::Constant(number))))),
+            Self::Noted(note) => Self::Noted(with_constant(how, note, number)),
         }
     }
 
     fn compare(self, number: f64, how: Operation, computed: impl FnOnce(Tensor<1>, f64) -> Tensor<1, Bool>) -> Flags {
         match self {
             Self::Computed(tensor) => Flags::Computed(computed(tensor, number)),
-            Self::Noted(note) => Flags::Noted(Arc::new(Note::OfTwo(how, note, Arc::new(Note::Constant(number))))),
+            Self::Noted(note) => Flags::Noted(with_constant(how, note, number)),
         }
     }
 
@@ -207,7 +207,7 @@ impl Numbers {
     pub fn mask_fill(self, flags: Flags, number: f64) -> Self {
         match (self, flags) {
             (Self::Computed(tensor), Flags::Computed(flags)) => Self::Computed(tensor.mask_fill(flags, number)),
-            (numbers, flags) => numbers.mask_where(flags, Self::Noted(Arc::new(Note::Constant(number)))),
+            (numbers, flags) => numbers.mask_where(flags, Self::noted(Note::Constant(number))),
         }
     }
 
@@ -226,16 +226,14 @@ impl Flags {
     pub fn of(tensor: Tensor<1, Bool>, like: &Numbers) -> Self {
         match like {
             Numbers::Computed(_) => Self::Computed(tensor),
-            Numbers::Noted(_) => Self::Noted(input(tensor.float().cast(FloatDType::F32))),
+            Numbers::Noted(_) => Self::Noted(Self::Computed(tensor).note()),
         }
     }
 
     pub fn bool_not(self) -> Self {
         match self {
             Self::Computed(tensor) => Self::Computed(tensor.bool_not()),
-            Self::Noted(note) => {
-                Self::Noted(Arc::new(Note::OfTwo(Operation::Equal, note, Arc::new(Note::Constant(0.0)))))
-            }
+            Self::Noted(note) => Self::Noted(with_constant(Operation::Equal, note, 0.0)),
         }
     }
 
@@ -289,6 +287,10 @@ fn parts<const N: usize>(tensor: &Tensor<1>) -> [Tensor<1>; N] {
         1 => tensor.clone(),
         _ => tensor.clone().slice(s![part * length..(part + 1) * length]),
     })
+}
+
+fn with_constant(how: Operation, note: Arc<Note>, number: f64) -> Arc<Note> {
+    Arc::new(Note::OfTwo(how, note, Arc::new(Note::Constant(number))))
 }
 
 /// A number for each pair from a tensor that holds nothing else.

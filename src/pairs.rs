@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use burn_tensor::{DType, Device, FloatDType, Int, IntDType, Tensor, TensorData, s};
+use burn_tensor::{DType, Device, FloatDType, Int, IntDType, Tensor, TensorData, kind::Basic, s};
 
 use crate::{
     Error, Result, SequenceLogProbs,
@@ -199,10 +199,7 @@ impl Policy {
     pub fn sides(self) -> [Tensor<1>; 2] {
         match self {
             Self::Apart { chosen, rejected } => [chosen, rejected],
-            Self::Stacked(stack) => {
-                let pairs = stack.dims()[0] / 2;
-                [stack.clone().slice(s![0..pairs]), stack.slice(s![pairs..])]
-            }
+            Self::Stacked(stack) => [0, 1].map(|side| half(&stack, side)),
         }
     }
 
@@ -210,10 +207,7 @@ impl Policy {
     pub fn chosen(self) -> Tensor<1> {
         match self {
             Self::Apart { chosen, .. } => chosen,
-            Self::Stacked(stack) => {
-                let pairs = stack.dims()[0] / 2;
-                stack.slice(s![0..pairs])
-            }
+            Self::Stacked(stack) => half(&stack, 0),
         }
     }
 
@@ -356,11 +350,7 @@ impl PairLogProbs {
     fn sides(&self) -> &[SequenceLogProbs; 2] {
         self.sides.get_or_init(|| {
             let SequenceLogProbs { sum, token_count } = self.known();
-            let pairs = sum.dims()[0] / 2;
-            [0..pairs, pairs..2 * pairs].map(|half| SequenceLogProbs {
-                sum: sum.clone().slice(s![half.clone()]),
-                token_count: token_count.clone().slice(s![half]),
-            })
+            [0, 1].map(|side| SequenceLogProbs { sum: half(sum, side), token_count: half(token_count, side) })
         })
     }
 
@@ -412,6 +402,12 @@ impl PairLogProbs {
             (None, sides) => Self { sides: sides.expect("a stack, or sides").map(f).into(), ..mapped },
         }
     }
+}
+
+/// What a stack holds of the chosen side, 0, or of the rejected one, 1.
+fn half<K: Basic>(stack: &Tensor<1, K>, side: usize) -> Tensor<1, K> {
+    let pairs = stack.dims()[0] / 2;
+    stack.clone().slice(s![side * pairs..(side + 1) * pairs])
 }
 
 /// Token counts in 32 bits.

@@ -49,7 +49,7 @@ impl PreferenceOps for CubeBackend {
         let [_, outputs]: [usize; 2] = upstream.shape().dims();
         let slopes = RowSlopes { gradient: true, entropy: outputs > 1, capped: chain.cap.is_some() };
         let upstream = Self::float_cast(upstream, FloatDType::F32); // its strides may be 0
-        overwritten(z, &targets, sums, upstream, offset, chain, slopes)
+        overwritten(z, targets, sums, upstream, offset, chain, slopes)
     }
 
     fn soft_cap(z: CubeTensor, cap: f64) -> CubeTensor {
@@ -116,8 +116,8 @@ impl RowKernels for CubeBackend {
     fn exp_rows(z: CubeTensor, sums: CubeTensor, cap: Option<f64>) -> CubeTensor {
         let slopes = RowSlopes { gradient: false, entropy: false, capped: cap.is_some() };
         let none = numbers(&z, [1, 1]);
-        let no_targets = empty_device_contiguous_dtype(z.client.clone(), z.device.clone(), Shape::new([1]), DType::I32);
-        overwritten(z, &no_targets, sums, none, 0, Chain { scale: 1.0, cap }, slopes)
+        let no_targets = room(&z, [1], DType::I32);
+        overwritten(z, no_targets, sums, none, 0, Chain { scale: 1.0, cap }, slopes)
     }
 }
 
@@ -141,12 +141,10 @@ fn row_sums(
 ) -> CubeTensor {
     let &Reading { cube, segments, address } = reading;
     let (z, targets) = (into_contiguous(z), into_contiguous(targets));
-    let [rows, columns]: [usize; 2] = z.shape().dims();
-    let (client, lanes) = (z.client.clone(), lanes(&z, columns));
-    let segment = (columns / lanes).div_ceil(segments);
+    let [rows, _]: [usize; 2] = z.shape().dims();
+    let (client, dtype) = (z.client.clone(), dtype_to_storage_type(z.dtype));
+    let Segments { lanes, segment, count, dim } = Segments::of(&z, segments, cube.units);
     let parts = numbers(&z, [rows * segments, RowSums::COLUMNS]);
-    let (count, dim) = cubes(&client, rows * segments, cube.units);
-    let dtype = dtype_to_storage_type(z.dtype);
     row_sums_kernel::launch(
         &client,
         count,
@@ -176,27 +174,43 @@ fn row_sums(
     sums
 }
 
+/// Rows of logits, each for so many cubes.
+struct Segments {
+    lanes: VectorSize,
+    /// How many vectors of a row a cube is given.
+    segment: usize,
+    count: CubeCount,
+    dim: CubeDim,
+}
+
+impl Segments {
+    fn of(z: &CubeTensor, segments: usize, units: usize) -> Self {
+        let [rows, columns]: [usize; 2] = z.shape().dims();
+        let lanes = lanes(z, columns);
+        let (count, dim) = cubes(&z.client, rows * segments, units);
+        Self { lanes, segment: (columns / lanes).div_ceil(segments), count, dim }
+    }
+}
+
 /// Rows of logits with what [`gradient_kernel`] makes of them in their place.
 fn overwritten(
     z: CubeTensor,
-    targets: &CubeTensor,
+    targets: CubeTensor,
     sums: CubeTensor,
     upstream: CubeTensor,
     offset: usize,
     chain: Chain,
     slopes: RowSlopes,
 ) -> CubeTensor {
-    let (z, targets, sums) = (into_contiguous(z), into_contiguous(targets.clone()), wide(sums));
+    let (z, targets, sums) = (into_contiguous(z), into_contiguous(targets), wide(sums));
     let [rows, columns]: [usize; 2] = z.shape().dims();
     if rows * columns == 0 {
         return z;
     }
-    let (client, lanes) = (z.client.clone(), lanes(&z, columns));
+    let (client, address, dtype) = (z.client.clone(), address_of(&z), dtype_to_storage_type(z.dtype));
     let units = cube_of(&client).units;
     let segments = columns.div_ceil(WRITTEN_SEGMENT.max(2 * SHORTEST_SEGMENT * units));
-    let segment = (columns / lanes).div_ceil(segments);
-    let (count, dim) = cubes(&client, rows * segments, units);
-    let (address, dtype) = (address_of(&z), dtype_to_storage_type(z.dtype));
+    let Segments { lanes, segment, count, dim } = Segments::of(&z, segments, units);
     let (out, out_arg) = in_place_or_beside(&z);
     gradient_kernel::launch(
         &client,
@@ -260,7 +274,7 @@ fn in_place_or_beside(z: &CubeTensor) -> (CubeTensor, TensorArg) {
     if z.can_mut() {
         return (z.clone(), z.as_tensor_alias(0));
     }
-    let out = empty_device_contiguous_dtype(z.client.clone(), z.device.clone(), z.shape(), z.dtype);
+    let out = room(z, z.shape().dims::<2>(), z.dtype);
     (out.clone(), out.into_tensor_arg())
 }
 
@@ -270,7 +284,7 @@ fn wide(tensor: CubeTensor) -> CubeTensor {
 }
 
 /// Room for numbers in f32.
-fn numbers(like: &CubeTensor, shape: [usize; 2]) -> CubeTensor {
+pub(super) fn numbers<const D: usize>(like: &CubeTensor, shape: [usize; D]) -> CubeTensor {
     room(like, shape, DType::F32)
 }
 

@@ -301,35 +301,25 @@ pub(crate) fn multiplies_in_place(device: &Device, road: Road) -> bool {
 }
 
 /// Whether the device is a GPU: burn's cube backend runs on processors too, which nothing here is made for.
-#[cfg(feature = "cube")]
 pub(crate) fn is_gpu(device: &Device) -> bool {
-    use burn::backend::cubecl::RuntimeId;
-    let device = device.clone().without_autodiff();
-    matches!(device.as_dispatch(), DispatchDevice::Cube(device) if device.runtime() != RuntimeId::Cpu)
-}
-
-/// Whether the device is a GPU.
-#[cfg(not(feature = "cube"))]
-pub(crate) fn is_gpu(_: &Device) -> bool {
-    false
+    match device.clone().without_autodiff().as_dispatch() {
+        #[cfg(feature = "cube")]
+        DispatchDevice::Cube(device) => device.runtime() != burn::backend::cubecl::RuntimeId::Cpu,
+        #[allow(unreachable_patterns)] // if there is no other backend
+        _ => false,
+    }
 }
 
 /// How many bytes the device gives in one piece.
-#[cfg(feature = "cube")]
 pub(crate) fn largest_allocation(device: &Device) -> usize {
     match device.clone().without_autodiff().as_dispatch() {
+        #[cfg(feature = "cube")]
         DispatchDevice::Cube(device) => {
             usize::try_from(device.client().properties().memory.max_page_size).unwrap_or(usize::MAX)
         }
         #[allow(unreachable_patterns)] // if there is no other backend
         _ => usize::MAX,
     }
-}
-
-/// How many bytes the device gives in one piece.
-#[cfg(not(feature = "cube"))]
-pub(crate) fn largest_allocation(_: &Device) -> usize {
-    usize::MAX
 }
 
 /// Whether the device's backend is one of those. GPUs compute in f32.

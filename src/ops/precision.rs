@@ -1,5 +1,7 @@
 //! Which number formats are computed in: f16 and bf16 arrive, f32 is computed and returned; f64 stays f64.
 
+#[cfg(feature = "cube")]
+use burn::backend::DispatchDevice;
 use burn_tensor::{DType, Device, FloatDType, GradientCheckpointingStrategy, Int, Tensor};
 
 use crate::{Error, Result};
@@ -63,14 +65,11 @@ pub(crate) fn exp_is_accurate<const D: usize>(tensor: &Tensor<D>) -> bool {
     !is_wgpu(&tensor.device())
 }
 
-#[cfg(feature = "cube")]
 fn is_wgpu(device: &Device) -> bool {
-    use burn::backend::{DispatchDevice, cubecl::RuntimeId};
-    let device = device.clone().without_autodiff();
-    matches!(device.as_dispatch(), DispatchDevice::Cube(device) if device.runtime() == RuntimeId::Wgpu)
-}
-
-#[cfg(not(feature = "cube"))]
-fn is_wgpu(_: &Device) -> bool {
-    false
+    match device.clone().without_autodiff().as_dispatch() {
+        #[cfg(feature = "cube")]
+        DispatchDevice::Cube(device) => device.runtime() == burn::backend::cubecl::RuntimeId::Wgpu,
+        #[allow(unreachable_patterns)] // if there is no other backend
+        _ => false,
+    }
 }

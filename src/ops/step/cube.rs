@@ -9,7 +9,7 @@ use super::{
     formula::{Counts, Operands, Recipe},
 };
 use crate::ops::{
-    cube::{cubes, one_unit_each, room},
+    cube::{cubes, numbers, one_unit_each, room},
     gpu::{
         Cube, accurate_sums_kernel, ascending_kernel, formula_kernel, parts_gradient_kernel, predictions_kernel,
         rows_gradient_kernel, targets_kernel,
@@ -27,7 +27,7 @@ impl StepOps for CubeBackend {
         let counted = room(&mask, [sequences, time - 1], mask.dtype);
         let token_count = room(&tokens, [sequences], DType::I32);
         let (client, dtypes) = (tokens.client.clone(), [tokens.dtype, mask.dtype].map(dtype_to_storage_type));
-        let (count, dim) = cubes(&tokens.client, sequences, CUBE.units);
+        let (count, dim) = cubes(&client, sequences, CUBE.units);
         targets_kernel::launch(
             &client,
             count,
@@ -46,9 +46,9 @@ impl StepOps for CubeBackend {
 
     fn predictions(rows: CubeTensor, targets: CubeTensor, time: usize, column: usize) -> CubeTensor {
         let targets = into_contiguous(targets);
-        let predictions = room(&rows, [rows.shape()[0] / time, time - 1], DType::F32);
-        let (client, (count, dim)) =
-            (rows.client.clone(), one_unit_each(&predictions.client, predictions.shape().num_elements()));
+        let predictions = numbers(&rows, [rows.shape()[0] / time, time - 1]);
+        let client = rows.client.clone();
+        let (count, dim) = one_unit_each(&client, predictions.shape().num_elements());
         let (rows, out) = (rows.into_tensor_arg(), predictions.clone().into_tensor_arg());
         predictions_kernel::launch(&client, count, dim, rows, targets.into_tensor_arg(), out, column);
         predictions
@@ -56,23 +56,23 @@ impl StepOps for CubeBackend {
 
     fn gradient_of_rows(upstream: CubeTensor, targets: CubeTensor, columns: usize, column: usize) -> CubeTensor {
         let targets = into_contiguous(targets);
-        let gradient = room(&upstream, [targets.shape()[0], columns], DType::F32);
-        let (client, (count, dim)) =
-            (upstream.client.clone(), one_unit_each(&gradient.client, gradient.shape().num_elements()));
+        let gradient = numbers(&upstream, [targets.shape()[0], columns]);
+        let client = upstream.client.clone();
+        let (count, dim) = one_unit_each(&client, gradient.shape().num_elements());
         let (upstream, out) = (upstream.into_tensor_arg(), gradient.clone().into_tensor_arg());
         rows_gradient_kernel::launch(&client, count, dim, upstream, targets.into_tensor_arg(), out, column);
         gradient
     }
 
     fn numbers(operands: Operands<Self>, recipe: Recipe) -> CubeTensor {
-        let numbers = room(&operands.one, [recipe.program.outputs.len() * recipe.pairs], DType::F32);
+        let numbers = numbers(&operands.one, [recipe.program.outputs.len() * recipe.pairs]);
         applied(recipe, operands, &[&numbers]);
         numbers
     }
 
     fn numbers_and_slopes(operands: Operands<Self>, recipe: Recipe) -> (CubeTensor, CubeTensor) {
-        let value = room(&operands.one, [recipe.pairs], DType::F32);
-        let slopes = room(&operands.one, [(recipe.program.outputs.len() - 1) * recipe.pairs], DType::F32);
+        let value = numbers(&operands.one, [recipe.pairs]);
+        let slopes = numbers(&operands.one, [(recipe.program.outputs.len() - 1) * recipe.pairs]);
         applied(recipe, operands, &[&value, &slopes]);
         (value, slopes)
     }
@@ -80,17 +80,17 @@ impl StepOps for CubeBackend {
     fn ascending(numbers: CubeTensor) -> CubeTensor {
         let numbers = into_contiguous(numbers);
         let order = room(&numbers, [numbers.shape()[0]], DType::I32);
-        let (client, (count, dim)) =
-            (numbers.client.clone(), one_unit_each(&order.client, order.shape().num_elements()));
+        let client = numbers.client.clone();
+        let (count, dim) = one_unit_each(&client, order.shape().num_elements());
         ascending_kernel::launch(&client, count, dim, numbers.into_tensor_arg(), order.clone().into_tensor_arg());
         order
     }
 
     fn gradient_of_parts(slopes: CubeTensor, upstream: CubeTensor) -> CubeTensor {
         let slopes = into_contiguous(slopes);
-        let gradient = room(&slopes, [slopes.shape()[0]], DType::F32);
-        let (client, (count, dim)) =
-            (slopes.client.clone(), one_unit_each(&gradient.client, gradient.shape().num_elements()));
+        let gradient = numbers(&slopes, [slopes.shape()[0]]);
+        let client = slopes.client.clone();
+        let (count, dim) = one_unit_each(&client, gradient.shape().num_elements());
         let (slopes, out) = (slopes.into_tensor_arg(), gradient.clone().into_tensor_arg());
         parts_gradient_kernel::launch(&client, count, dim, slopes, upstream.into_tensor_arg(), out);
         gradient
@@ -98,8 +98,9 @@ impl StepOps for CubeBackend {
 
     fn accurate_sums(values: CubeTensor) -> CubeTensor {
         let values = into_contiguous(values);
-        let sums = room(&values, [values.shape()[0]], DType::F32);
-        let (client, (count, dim)) = (values.client.clone(), cubes(&values.client, values.shape()[0], CUBE.units));
+        let sums = numbers(&values, [values.shape()[0]]);
+        let client = values.client.clone();
+        let (count, dim) = cubes(&client, values.shape()[0], CUBE.units);
         accurate_sums_kernel::launch(
             &client,
             count,
