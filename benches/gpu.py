@@ -213,7 +213,7 @@ def built(args):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", required=True, choices=["wgpu", "vulkan", "metal", "webgpu", "cuda", "rocm"])
-    parser.add_argument("--features", help="to build with, instead of the device's own: cuda-cpp for CUDA without LLVM")
+    parser.add_argument("--features", help="to build with, instead of the device's own: cuda-cpp for CUDA through NVRTC")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything works; docs/ is left alone")
     parser.add_argument("--large", action="store_true", help="also sizes that need a GPU with some 40 GB")
     parser.add_argument("--rounds", type=int, default=5, help="how often each contestant is timed")

@@ -7,27 +7,24 @@
 //! Each part of a step is run once to be compiled, then once more to be counted. What the device itself does (copies from the
 //! host, reading back) is no launch.
 
-use std::{
-    collections::BTreeMap,
-    process::ExitCode,
-    sync::{Arc, Mutex},
-};
+use std::{process::ExitCode, sync::Arc};
 
-use burn::tensor::{Device, Tensor};
+use anyhow::ensure;
+use burn::tensor::{Device, Gradients, Tensor};
 use burn_dpo::{
     Beta, Completions, FDivergence, LmHead, PairLogProbs, PreferenceBatch, PreferenceLoss, TokenLogProbs, dpo_loss,
     portable, token_log_probs,
 };
 use clap::Parser;
-use cubecl::{
-    config::{TypeNameFormatLevel, type_name_format},
-    logging::{Duration, LaunchObservation, LaunchObserver, TimingMethod, TimingRequest},
-};
+use cubecl::logging::LaunchObservation;
 
 #[path = "common/device.rs"]
 mod device;
 #[path = "common/exit.rs"]
 mod exit;
+#[path = "common/launches.rs"]
+#[allow(dead_code)] // shared with a test
+mod observed;
 #[path = "common/output.rs"]
 #[allow(dead_code)] // shared with other examples
 mod output;
@@ -57,37 +54,6 @@ struct Args {
     /// Only the parts whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
-}
-
-/// What is launched, by name: how often, and how long it took.
-#[derive(Default)]
-struct Seen {
-    kernels: Mutex<BTreeMap<String, (usize, Duration)>>,
-    times: bool,
-}
-
-impl Seen {
-    fn add(&self, kernel: &'static str, count: usize, time: Duration) {
-        let name = type_name_format(kernel, TypeNameFormatLevel::Short);
-        let mut kernels = self.kernels.lock().expect("no launch panics");
-        let (counted, taken) = kernels.entry(name).or_default();
-        *counted += count;
-        *taken += time;
-    }
-}
-
-impl LaunchObserver for Seen {
-    fn launched(&self, kernel: &'static str) {
-        self.add(kernel, 1, Duration::ZERO);
-    }
-
-    fn timing(&self) -> TimingRequest {
-        if self.times { TimingRequest::Resolved } else { TimingRequest::None }
-    }
-
-    fn timed(&self, kernel: &'static str, time: Duration, _: TimingMethod) {
-        self.add(kernel, 0, time);
-    }
 }
 
 /// What one pass over a batch computes from.
@@ -126,6 +92,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     let device = device::by_name(&args.device).map_err(anyhow::Error::msg)?;
+    ensure!(args.vocab > 0, "--vocab 0, expected at least 1");
     let beta = Beta::new(0.1)?;
     let batch = Batch::new(args, &device)?;
     let Batch { completions, logits, hidden, weight, reference } = &batch;
@@ -139,38 +106,32 @@ fn run(args: &Args) -> anyhow::Result<()> {
     })?;
     report("logits → log-probs → gradient of logits", &|| {
         let values = token_log_probs(logits.clone(), completions)?.values();
-        let gradient = logits.grad(&values.sum().backward());
-        Ok(gradient.into_iter().map(|gradient| gradient.reshape([-1])).collect())
+        Ok(gradient_of(logits, &values.sum().backward()))
     })?;
     report("the same, portable", &|| {
         let values = portable::token_log_probs(logits.clone(), completions)?.values();
-        let gradient = logits.grad(&values.sum().backward());
-        Ok(gradient.into_iter().map(|gradient| gradient.reshape([-1])).collect())
+        Ok(gradient_of(logits, &values.sum().backward()))
     })?;
     let scored = token_log_probs(logits.clone().detach(), completions)?;
     report("log-probs → DPO loss", &|| Ok(vec![loss(scored.clone())?]))?;
     report("logits → DPO loss → gradient of logits", &|| {
-        let gradient = logits.grad(&loss(token_log_probs(logits.clone(), completions)?)?.backward());
-        Ok(gradient.into_iter().map(|gradient| gradient.reshape([-1])).collect())
+        Ok(gradient_of(logits, &loss(token_log_probs(logits.clone(), completions)?)?.backward()))
     })?;
     report("hidden states → DPO loss → gradients, one head", &|| {
         let head = LmHead::new(weight.clone(), None);
         let gradients = loss(head.token_log_probs(hidden.clone(), completions)?)?.backward();
-        let of_hidden = hidden.grad(&gradients).map(|gradient| gradient.reshape([-1]));
-        Ok(of_hidden.into_iter().chain(weight.grad(&gradients).map(|gradient| gradient.reshape([-1]))).collect())
+        Ok([gradient_of(hidden, &gradients), gradient_of(weight, &gradients)].concat())
     })?;
     report("hidden states → DPO loss → gradients, in one step", &|| {
         let dpo = PreferenceLoss::Dpo { beta, divergence: FDivergence::ReverseKl };
         let head = LmHead::new(weight.clone(), None);
         let gradients = head.preference_step(hidden.clone(), completions, reference, &dpo.into())?.loss.backward();
-        let of_hidden = hidden.grad(&gradients).map(|gradient| gradient.reshape([-1]));
-        Ok(of_hidden.into_iter().chain(weight.grad(&gradients).map(|gradient| gradient.reshape([-1]))).collect())
+        Ok([gradient_of(hidden, &gradients), gradient_of(weight, &gradients)].concat())
     })?;
-    report("hidden states → DPO loss → gradients, by burn alone", &|| {
+    report("hidden states → logits → DPO loss → gradients, portable", &|| {
         let logits = burn::tensor::module::linear(hidden.clone(), weight.clone(), None);
         let gradients = loss(portable::token_log_probs(logits, completions)?)?.backward();
-        let of_hidden = hidden.grad(&gradients).map(|gradient| gradient.reshape([-1]));
-        Ok(of_hidden.into_iter().chain(weight.grad(&gradients).map(|gradient| gradient.reshape([-1]))).collect())
+        Ok([gradient_of(hidden, &gradients), gradient_of(weight, &gradients)].concat())
     })?;
     report("metrics of a step", &|| {
         let policy = scored.clone().sequences().into_pairs()?;
@@ -178,6 +139,11 @@ fn run(args: &Args) -> anyhow::Result<()> {
         PreferenceBatch::new(&losses, &policy, reference, beta).measure()?;
         Ok(Vec::new())
     })
+}
+
+/// The gradient, if there is one.
+fn gradient_of<const D: usize>(leaf: &Tensor<D>, gradients: &Gradients) -> Vec<Tensor<1>> {
+    leaf.grad(gradients).map(|gradient| gradient.reshape([-1])).into_iter().collect()
 }
 
 /// Runs a part of a step twice, and prints what the second time launched.
@@ -192,7 +158,7 @@ fn launches(
     }
     drop(part()?);
     device.sync()?;
-    let seen = Arc::new(Seen { times: args.times, ..Seen::default() });
+    let seen = Arc::new(observed::Launches { times: args.times, ..Default::default() });
     let watching = LaunchObservation::new(seen.clone());
     let results = part()?;
     device.sync()?;

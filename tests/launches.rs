@@ -2,38 +2,23 @@
 //!
 //! A binary of its own, with one test, as launches are counted for the whole program.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_dpo::{
     Beta, Completions, PairLogProbs, PreferenceBatch, PreferenceLoss, SequenceLogProbs, dpo_loss, token_log_probs,
 };
-use cubecl::{
-    config::{TypeNameFormatLevel, type_name_format},
-    logging::{LaunchObservation, LaunchObserver},
-};
+use cubecl::logging::LaunchObservation;
 
 #[path = "suite/devices.rs"]
 #[allow(dead_code)] // shared with the suite
 mod devices;
+#[path = "../examples/common/launches.rs"]
+mod observed;
 
 const SEQUENCES: usize = 8;
 const TIME: usize = 16;
 const VOCAB: usize = 1000;
-
-/// Counts what is launched, by name.
-#[derive(Default)]
-struct Counts(Mutex<BTreeMap<String, usize>>);
-
-impl LaunchObserver for Counts {
-    fn launched(&self, kernel: &'static str) {
-        let name = type_name_format(kernel, TypeNameFormatLevel::Short);
-        *self.0.lock().unwrap().entry(name).or_default() += 1;
-    }
-}
 
 /// What a part of a step may cost.
 struct Bound {
@@ -47,13 +32,13 @@ struct Bound {
 fn expect(device: &Device, bound: Bound, part: &dyn Fn() -> Vec<Tensor<1>>) {
     drop(part()); // compiles the kernels, and makes what is kept
     device.sync().unwrap();
-    let counts = Arc::new(Counts::default());
+    let counts = Arc::new(observed::Launches::default());
     let watching = LaunchObservation::new(counts.clone());
     let results = part();
     device.sync().unwrap();
     drop(watching);
     drop(results);
-    let counts = counts.0.lock().unwrap();
+    let counts = counts.counts();
     let launches = counts.values().sum::<usize>();
     println!("{launches:3} of {:3}  {}: {counts:?}", bound.launches, bound.what);
     for kernel in bound.own {

@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use super::{
     exp::exp,
     format::{Format, Real, larger},
-    map::{Map, overwrite, write},
+    map::{Map, Place},
     sum::{RowSum, UNCOUNTED, local_column, segment_width},
 };
 
@@ -61,18 +61,8 @@ pub(crate) fn gradient_rows<F: Format>(
         return;
     }
     let segment = segment_width(width, targets);
-    let rows = z.par_chunks_mut(width).zip(targets).zip(sums).zip(upstream);
-    rows.for_each(|(((row, &target), sum), &upstream)| {
-        let slope = match RowGradient::of(target, sum, upstream, chain) {
-            RowGradient::Zero => return row.fill(F::default()),
-            RowGradient::Nowhere => return row.fill(F::narrow(Real::NAN)),
-            RowGradient::Slope(slope) => slope,
-        };
-        slope.overwrite(row, segment);
-        if let Some(column) = own_column(target, upstream, offset, width) {
-            row[column] = F::narrow(Real::of(of_target(sum, upstream, chain)));
-        }
-    });
+    let rows = z.par_chunks_mut(width).map(Place::Here);
+    fill_rows(rows, RowGradients { segment, width, targets, offset, sums, upstream, chain });
 }
 
 /// Writes the gradient of rows of logits into `gradient`, which holds zeros.
@@ -96,16 +86,36 @@ pub(crate) fn gradient_rows_into<F: Format>(
         return;
     }
     let segment = segment_width(width, targets);
-    let rows = z.par_chunks(width).zip(gradient.par_chunks_mut(width)).zip(targets).zip(sums).zip(upstream);
-    rows.for_each(|((((row, gradient), &target), sum), &upstream)| {
-        let slope = match RowGradient::of(target, sum, upstream, chain) {
-            RowGradient::Zero => return,
-            RowGradient::Nowhere => return gradient.fill(F::narrow(Real::NAN)),
-            RowGradient::Slope(slope) => slope,
-        };
-        slope.write(row, gradient, segment);
+    let rows = z.par_chunks(width).zip(gradient.par_chunks_mut(width)).map(|(z, gradient)| Place::Beside(z, gradient));
+    fill_rows(rows, RowGradients { segment, width, targets, offset, sums, upstream, chain });
+}
+
+/// What gradients of rows are made of.
+struct RowGradients<'a> {
+    segment: usize,
+    width: usize,
+    targets: &'a [i32],
+    offset: usize,
+    sums: &'a [RowSum],
+    upstream: &'a [Upstream],
+    chain: Chain,
+}
+
+fn fill_rows<'a, F: Format>(rows: impl IndexedParallelIterator<Item = Place<'a, F>>, of: RowGradients<'_>) {
+    let RowGradients { segment, width, targets, offset, sums, upstream, chain } = of;
+    rows.zip(targets).zip(sums).zip(upstream).for_each(|(((mut place, &target), sum), &upstream)| {
+        match RowGradient::of(target, sum, upstream, chain) {
+            RowGradient::Zero => {
+                if let Place::Here(row) = place {
+                    row.fill(F::default()); // other memory holds zeros
+                }
+                return;
+            }
+            RowGradient::Nowhere => return place.results().fill(F::narrow(Real::NAN)),
+            RowGradient::Slope(slope) => slope.fill(&mut place, segment),
+        }
         if let Some(column) = own_column(target, upstream, offset, width) {
-            gradient[column] = F::narrow(Real::of(of_target(sum, upstream, chain)));
+            place.results()[column] = F::narrow(Real::of(of_target(sum, upstream, chain)));
         }
     });
 }
@@ -133,7 +143,7 @@ pub(crate) fn exp_rows<T: Real>(z: &mut [T], width: usize, targets: &[i32], sums
         } else if sum.log_sum().is_nan() {
             row.fill(T::NAN);
         } else {
-            Slope { max: sum.max, level: 1.0, per_depth: 0.0, cap }.overwrite(row, segment);
+            Slope { max: sum.max, level: 1.0, per_depth: 0.0, cap }.fill(&mut Place::Here(row), segment);
         }
     });
 }
@@ -186,21 +196,12 @@ struct Slope {
 }
 
 impl Slope {
-    fn overwrite<F: Format>(self, row: &mut [F], segment: usize) {
+    fn fill<F: Format>(self, place: &mut Place<F>, segment: usize) {
         match (self.per_depth != 0.0, self.cap.is_some()) {
-            (false, false) => overwrite(row, segment, self.of::<F, false, false>()),
-            (false, true) => overwrite(row, segment, self.of::<F, false, true>()),
-            (true, false) => overwrite(row, segment, self.of::<F, true, false>()),
-            (true, true) => overwrite(row, segment, self.of::<F, true, true>()),
-        }
-    }
-
-    fn write<F: Format>(self, row: &[F], gradient: &mut [F], segment: usize) {
-        match (self.per_depth != 0.0, self.cap.is_some()) {
-            (false, false) => write(row, gradient, segment, self.of::<F, false, false>()),
-            (false, true) => write(row, gradient, segment, self.of::<F, false, true>()),
-            (true, false) => write(row, gradient, segment, self.of::<F, true, false>()),
-            (true, true) => write(row, gradient, segment, self.of::<F, true, true>()),
+            (false, false) => place.fill_by(segment, self.of::<F, false, false>()),
+            (false, true) => place.fill_by(segment, self.of::<F, false, true>()),
+            (true, false) => place.fill_by(segment, self.of::<F, true, false>()),
+            (true, true) => place.fill_by(segment, self.of::<F, true, true>()),
         }
     }
 

@@ -13,6 +13,32 @@ pub(super) trait Map<T>: Copy + Send + Sync {
     fn of<S: Simd>(&self, number: T) -> T;
 }
 
+/// Numbers, and where what is made of them goes.
+pub(super) enum Place<'a, F> {
+    /// Where they are.
+    Here(&'a mut [F]),
+    /// The numbers, and other memory, as long.
+    Beside(&'a [F], &'a mut [F]),
+}
+
+impl<F: Format> Place<'_, F> {
+    /// What there is of results.
+    pub(super) fn results(&mut self) -> &mut [F] {
+        match self {
+            Self::Here(numbers) => numbers,
+            Self::Beside(_, results) => results,
+        }
+    }
+
+    /// What `map` makes of each number. Each task takes `segment` of them.
+    pub(super) fn fill_by(&mut self, segment: usize, map: impl Map<F::Real>) {
+        match self {
+            Self::Here(numbers) => overwrite(numbers, segment, map),
+            Self::Beside(from, to) => write(from, to, segment, map),
+        }
+    }
+}
+
 /// Replaces each number by what `map` makes of it. Each task takes `segment` of them.
 pub(super) fn overwrite<F: Format>(numbers: &mut [F], segment: usize, map: impl Map<F::Real>) {
     let arch = Arch::new();
@@ -20,7 +46,7 @@ pub(super) fn overwrite<F: Format>(numbers: &mut [F], segment: usize, map: impl 
 }
 
 /// Writes what `map` makes of each number of `from` into `to`. Each task takes `segment` of them.
-pub(super) fn write<F: Format>(from: &[F], to: &mut [F], segment: usize, map: impl Map<F::Real>) {
+fn write<F: Format>(from: &[F], to: &mut [F], segment: usize, map: impl Map<F::Real>) {
     let arch = Arch::new();
     let parts = from.par_chunks(segment).zip(to.par_chunks_mut(segment));
     parts.for_each(|(from, to)| arch.dispatch(Write { from, to, map }));
