@@ -1,15 +1,16 @@
-//! Which tokens are completion tokens, and the shift between a token and the logits that predict it.
+//! Which tokens are completion tokens.
 
 use std::{
     ops::RangeInclusive,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use burn_tensor::{Bool, DType, Device, Int, IntDType, Tensor, TensorData, s};
+use burn_tensor::{Bool, DType, Device, Int, IntDType, Tensor, TensorData};
 
 use crate::{
     Error, Result,
-    ops::{NOWHERE, UNCOUNTED, check_int, check_same_device, count, targets_in_one_launch},
+    ops::{Implementation, check_int, check_same_device},
+    targets::{CountedPositions, Targets},
 };
 
 /// Token sequences, and which of their tokens are *completion* tokens: those whose log-probability counts.
@@ -43,46 +44,15 @@ use crate::{
 pub struct Completions {
     tokens: Tensor<2, Int>,
     mask: Tensor<2, Bool>,
-    known: Arc<Known>,
+    cache: Arc<Cache>,
 }
 
-/// What was found out about completions, for all their clones.
+/// What was computed from completions, shared by all their clones.
 #[derive(Debug, Default)]
-struct Known {
-    positions: OnceLock<CountedPositions>,
-    /// Beside the sizes of vocabularies for which they are right.
-    predictions: Mutex<Vec<(RangeInclusive<usize>, Predictions)>>,
-}
-
-/// Which positions of `[sequences, time]` logits predict a counted token, row by row.
-#[derive(Debug)]
-pub(crate) struct CountedPositions {
-    /// Their indices in `[sequences · time]`, ascending.
-    pub on_host: Vec<i32>,
-    /// The same, `[counted]`.
-    pub on_device: Tensor<1, Int>,
-}
-
-impl CountedPositions {
-    /// Of a mask in *token* coordinates: token `t` is predicted at position `t − 1`, token 0 nowhere.
-    fn of(mask: &[bool], time: usize, device: &Device) -> Self {
-        let counted = mask.iter().enumerate().filter(|&(token, &counted)| counted && !token.is_multiple_of(time));
-        let on_host: Vec<i32> = counted.map(|(token, _)| (token - 1) as i32).collect();
-        let data = TensorData::new(on_host.clone(), [on_host.len()]);
-        Self { on_device: Tensor::from_data(data, (device, DType::I32)), on_host }
-    }
-}
-
-/// What each position predicts: position `t` predicts token `t + 1`, and the last one nothing.
-#[derive(Debug, Clone)]
-pub(crate) struct Predictions {
-    /// The token, `[sequences · time]` in 32 bits; [`UNCOUNTED`] where none is counted, [`NOWHERE`] where it is outside the
-    /// vocabulary.
-    pub ids: Tensor<1, Int>,
-    /// `[sequences, time − 1]`.
-    pub counted: Tensor<2, Bool>,
-    /// How many of them, `[sequences]`, in 32 bits.
-    pub token_count: Tensor<1, Int>,
+struct Cache {
+    counted_positions: OnceLock<CountedPositions>,
+    /// Targets, and the sizes of vocabularies for which they are right.
+    targets: Mutex<Vec<(RangeInclusive<usize>, Targets)>>,
 }
 
 impl Completions {
@@ -100,7 +70,7 @@ impl Completions {
         }
         check_same_device("tokens", &tokens.device(), "mask", &mask.device())?;
         check_int("tokens", &tokens)?;
-        Ok(Self { tokens: widened(tokens.without_autodiff()), mask: mask.without_autodiff(), known: Arc::default() })
+        Ok(Self { tokens: widened(tokens.without_autodiff()), mask: mask.without_autodiff(), cache: Arc::default() })
     }
 
     /// From labels `[sequences, time]` in token coordinates, where `ignore_index` (commonly −100) marks what is not a
@@ -192,10 +162,11 @@ impl Completions {
 
         let shape = [sequences, time];
         let device = device.clone().without_autodiff();
-        let known = Known { positions: CountedPositions::of(&mask, time, &device).into(), ..Known::default() };
+        let positions = CountedPositions::of(&mask, time, &device);
+        let cache = Cache { counted_positions: positions.into(), ..Cache::default() };
         if sequences * time > sequences && vocab_size <= i32::MAX as usize {
-            let predictions = Predictions::on_host(&ids, &mask, time, &device);
-            known.remember(vocab_size..=usize::MAX, predictions); // all ids are below it
+            // all ids are below the size of the vocabulary, and so below any larger one
+            cache.insert(vocab_size..=usize::MAX, Targets::from_host(&ids, &mask, time, &device));
         }
         // Ids fit i32 unless the vocabulary does not; the narrower type is the one that every backend has.
         let dtype = if vocab_size <= i32::MAX as usize { DType::I32 } else { DType::I64 };
@@ -203,7 +174,7 @@ impl Completions {
             Tensor::from_data(TensorData::new(ids, shape), (&device, dtype)),
             Tensor::from_data(TensorData::new(mask, shape), &device),
         )?;
-        Ok(Self { known: known.into(), ..completions })
+        Ok(Self { cache: cache.into(), ..completions })
     }
 
     /// From ragged rows on the host: each row is a prompt of `prompt_lengths[s]` tokens and its completion.
@@ -260,101 +231,48 @@ impl Completions {
     /// # Errors
     /// [`Error::Read`] if the device cannot hand its numbers over.
     pub async fn locate(&self) -> Result<()> {
-        if self.known.positions.get().is_none() {
+        if self.cache.counted_positions.get().is_none() {
             let mask = self.mask.clone().into_data_async().await.map_err(unreadable)?;
-            self.remember(mask);
+            self.locate_in(mask);
         }
         Ok(())
     }
 
-    /// Which positions predict a counted token. Reads the mask if that is not known yet.
+    /// The positions that predict a counted token. Reads the mask back unless they are in the cache.
     pub(crate) fn counted_positions(&self) -> Result<&CountedPositions> {
-        match self.known.positions.get() {
+        match self.cache.counted_positions.get() {
             Some(positions) => Ok(positions),
-            None => Ok(self.remember(self.mask.clone().try_into_data().map_err(unreadable)?)),
+            None => Ok(self.locate_in(self.mask.clone().try_into_data().map_err(unreadable)?)),
         }
     }
 
-    fn remember(&self, mask: TensorData) -> &CountedPositions {
+    fn locate_in(&self, mask: TensorData) -> &CountedPositions {
         let mask: Vec<bool> = mask.iter::<bool>().collect();
-        self.known.positions.get_or_init(|| CountedPositions::of(&mask, self.dims()[1], &self.device()))
+        self.cache.counted_positions.get_or_init(|| CountedPositions::of(&mask, self.dims()[1], &self.device()))
     }
 
-    /// What each position predicts, made once for each size of vocabulary.
-    pub(crate) fn predictions(&self, vocab: usize) -> Predictions {
-        self.known.predictions(vocab).unwrap_or_else(|| {
-            let predictions = match targets_in_one_launch(&self.tokens, &self.mask, vocab) {
-                Some((ids, counted, token_count)) => Predictions { ids, counted, token_count },
-                None => self.portable_predictions(vocab),
-            };
-            self.known.remember(vocab..=vocab, predictions.clone());
-            predictions
-        })
-    }
-
-    /// The same by burn's operations, each time.
-    pub(crate) fn portable_predictions(&self, vocab: usize) -> Predictions {
-        Predictions::of(&self.tokens, &self.mask, vocab)
+    /// The target of each position, computed once for each size of vocabulary, and by burn's operations each time.
+    pub(crate) fn targets(&self, vocab: usize, implementation: Implementation) -> Targets {
+        let compute = || Targets::of(&self.tokens, &self.mask, vocab, implementation);
+        match implementation {
+            Implementation::Portable => compute(),
+            Implementation::Kernels => self.cache.get(vocab).unwrap_or_else(|| {
+                let targets = compute();
+                self.cache.insert(vocab..=vocab, targets.clone());
+                targets
+            }),
+        }
     }
 }
 
-impl Known {
-    fn predictions(&self, vocab: usize) -> Option<Predictions> {
-        let known = self.predictions.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().find(|(vocabularies, _)| vocabularies.contains(&vocab)).map(|(_, predictions)| predictions.clone())
+impl Cache {
+    fn get(&self, vocab: usize) -> Option<Targets> {
+        let cached = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.iter().find(|(vocabularies, _)| vocabularies.contains(&vocab)).map(|(_, targets)| targets.clone())
     }
 
-    fn remember(&self, vocabularies: RangeInclusive<usize>, predictions: Predictions) {
-        let mut known = self.predictions.lock().unwrap_or_else(PoisonError::into_inner);
-        known.push((vocabularies, predictions));
-    }
-}
-
-/// The shift, made here and nowhere else.
-impl Predictions {
-    /// The last position stays, uncounted, so that logits `[sequences, time, vocab]` need not be cut (a copy).
-    fn of(tokens: &Tensor<2, Int>, mask: &Tensor<2, Bool>, vocab: usize) -> Self {
-        let [sequences, time] = tokens.dims();
-        if sequences * time <= sequences {
-            return Self::none(sequences, time, &tokens.device());
-        }
-        let next = tokens.clone().slice(s![.., 1..]);
-        let counted = mask.clone().slice(s![.., 1..]);
-        let outside = next.clone().lower_elem(0).bool_or(next.clone().greater_equal_elem(vocab as i64));
-        let ids = next.mask_fill(outside.clone(), 0).cast(IntDType::I32).mask_fill(outside, NOWHERE);
-        let ids = ids.mask_fill(counted.clone().bool_not(), UNCOUNTED);
-        let last = Tensor::full([sequences, 1], UNCOUNTED, (&tokens.device(), DType::I32));
-        Self {
-            ids: Tensor::cat(vec![ids, last], 1).reshape([sequences * time]),
-            token_count: count(counted.clone()),
-            counted,
-        }
-    }
-
-    /// Where there is no second token.
-    fn none(sequences: usize, time: usize, device: &Device) -> Self {
-        let rows = sequences * time;
-        Self {
-            ids: Tensor::full([rows], UNCOUNTED, (device, DType::I32)),
-            counted: Tensor::<2, Int>::zeros([sequences, 0], (device, DType::I32)).bool(),
-            token_count: Tensor::zeros([sequences], (device, DType::I32)),
-        }
-    }
-
-    /// The same where ids and mask are at hand, and all ids within any vocabulary asked for.
-    fn on_host(ids: &[i64], mask: &[bool], time: usize, device: &Device) -> Self {
-        let sequences = ids.len() / time;
-        let predicted: Vec<bool> = mask.chunks(time).flat_map(|row| &row[1..]).copied().collect();
-        let last_of_row = |row: usize| (row + 1).is_multiple_of(time);
-        let target = |row: usize| if last_of_row(row) || !mask[row + 1] { UNCOUNTED } else { ids[row + 1] as i32 };
-        let targets: Vec<i32> = (0..ids.len()).map(target).collect();
-        let count = |row: &[bool]| row.iter().filter(|counted| **counted).count() as i32;
-        let token_count: Vec<i32> = predicted.chunks(time - 1).map(count).collect();
-        Self {
-            ids: Tensor::from_data(TensorData::new(targets, [ids.len()]), (device, DType::I32)),
-            counted: Tensor::from_data(TensorData::new(predicted, [sequences, time - 1]), device),
-            token_count: Tensor::from_data(TensorData::new(token_count, [sequences]), (device, DType::I32)),
-        }
+    fn insert(&self, vocabularies: RangeInclusive<usize>, targets: Targets) {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner).push((vocabularies, targets));
     }
 }
 

@@ -3,6 +3,8 @@
 //! Shapes, lengths and parameters are checked before any work is done. What the *numbers* in a tensor are is never
 //! read back to be checked: what NaN, an infinite logit or an empty completion gives is defined where it arises.
 
+use std::fmt;
+
 /// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -42,7 +44,7 @@ pub enum Error {
     },
 
     /// A parameter outside its domain.
-    #[error("{name} is {value}, expected {expected}")]
+    #[error("{name} is {}, expected {expected}", Short(*value))]
     Parameter {
         /// The parameter.
         name: &'static str,
@@ -127,12 +129,12 @@ pub enum Error {
         what: &'static str,
     },
 
-    /// A number format in which the device computes wrong numbers, or that is not a float.
+    /// A dtype in which the device computes wrong numbers, or that is not a float.
     #[error("{what} is {dtype}, in which {device} cannot compute")]
     DType {
         /// The argument.
         what: &'static str,
-        /// Its number format.
+        /// Its dtype.
         dtype: String,
         /// The device that holds it.
         device: String,
@@ -161,7 +163,11 @@ pub enum Error {
     },
 
     /// A reference that is not what the policy started from.
-    #[error("row {row}: policy and reference differ by {difference} nats, expected at most {tolerance}")]
+    #[error(
+        "row {row}: policy and reference differ by {} nats, expected at most {}",
+        Short(*difference),
+        Short(*tolerance)
+    )]
     ReferenceDrift {
         /// The row of the largest difference.
         row: usize,
@@ -182,6 +188,15 @@ pub enum Error {
         reference: u64,
     },
 
+    /// LD-DPO's sums of policy and reference with different `α`: their margin would not start at 0.
+    #[error("the policy's log-probs have an LD-α of {}, but the reference's one of {}", Short(*policy), Short(*reference))]
+    LdAlpha {
+        /// Of the policy; 1 if its sums are plain.
+        policy: f64,
+        /// Of the reference; 1 if its sums are plain.
+        reference: f64,
+    },
+
     /// A device that could not hand its numbers over.
     #[error("reading {what} back from the device failed: {cause}")]
     Read {
@@ -190,4 +205,24 @@ pub enum Error {
         /// The device's own words.
         cause: String,
     },
+}
+
+/// A number in its shortest form: with an exponent if it is very large or very small.
+pub(crate) struct Short(pub f64);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = self.0 == 0.0 || !self.0.is_finite() || (1e-5..1e16).contains(&self.0.abs());
+        if plain { self.0.fmt(f) } else { fmt::LowerExp::fmt(&self.0, f) }
+    }
+}
+
+/// Refuses two numbers of pairs that differ.
+pub(crate) fn expect_pairs(
+    left: &'static str,
+    left_pairs: usize,
+    right: &'static str,
+    right_pairs: usize,
+) -> Result<()> {
+    if left_pairs == right_pairs { Ok(()) } else { Err(Error::PairCount { left, left_pairs, right, right_pairs }) }
 }

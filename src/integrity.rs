@@ -1,11 +1,12 @@
 //! Whether policy and reference agree where they should.
 
-use burn_tensor::{DType, FloatDType, Tensor, TensorData};
+use burn_tensor::{FloatDType, Tensor, TensorData};
 
 use crate::{
     Error, PairLogProbs, Result, SequenceLogProbs,
-    ops::{check_float, check_same_device},
-    pairs::expect_pairs,
+    compare::check_same_ld_alpha,
+    error::expect_pairs,
+    ops::{check_float, check_same_device, common_dtype},
 };
 
 /// How far policy and reference are from each other, completion by completion.
@@ -175,8 +176,7 @@ impl ReferenceDrift {
 
 fn columns_of_pairs(policy: &PairLogProbs, reference: &PairLogProbs) -> Result<Tensor<1>> {
     expect_pairs("policy", policy.pairs(), "reference", reference.pairs())?;
-    let sides = |model: &PairLogProbs| [model.chosen().clone(), model.rejected().clone()];
-    stack(&sides(policy), &sides(reference))
+    columns(policy.stack(), reference.stack())
 }
 
 fn columns_of_sequences(policy: &SequenceLogProbs, reference: &SequenceLogProbs) -> Result<Tensor<1>> {
@@ -188,18 +188,18 @@ fn columns_of_sequences(policy: &SequenceLogProbs, reference: &SequenceLogProbs)
         let [expected, actual] = [policy, reference].map(|model| model.sum.dims().to_vec());
         return Err(Error::Shape { what: "reference sum", expected, actual });
     }
-    stack(std::slice::from_ref(policy), std::slice::from_ref(reference))
+    columns(policy, reference)
 }
 
-/// Sums of both, then token counts of both, in f64 if any sum is, else in f32.
-fn stack(policy: &[SequenceLogProbs], reference: &[SequenceLogProbs]) -> Result<Tensor<1>> {
-    check_same_device("policy", &policy[0].sum.device(), "reference", &reference[0].sum.device())?;
-    let sequences = || policy.iter().chain(reference);
-    let wide = sequences().any(|sequences| sequences.sum.dtype() == DType::F64);
-    let dtype = if wide { FloatDType::F64 } else { FloatDType::F32 };
-    let sums = sequences().map(|sequences| sequences.sum.clone().without_autodiff().cast(dtype));
-    let counts = sequences().map(|sequences| sequences.token_count.clone().without_autodiff().cast(dtype));
-    Ok(Tensor::cat(sums.chain(counts).collect(), 0))
+/// Both models' sums, and then their token counts, one after the other.
+fn columns(policy: &SequenceLogProbs, reference: &SequenceLogProbs) -> Result<Tensor<1>> {
+    check_same_device("policy", &policy.sum.device(), "reference", &reference.sum.device())?;
+    check_same_ld_alpha(policy, reference)?;
+    let dtype = FloatDType::from(common_dtype([policy.sum.dtype(), reference.sum.dtype()]));
+    let models = [policy, reference];
+    let sums = models.map(|model| model.sum.clone().without_autodiff().cast(dtype));
+    let counts = models.map(|model| model.token_count.clone().without_autodiff().cast(dtype));
+    Ok(Tensor::cat([sums, counts].concat(), 0))
 }
 
 fn unreadable(cause: impl std::fmt::Display) -> Error {

@@ -1,13 +1,13 @@
-//! Preference optimization for [burn](https://burn.dev): what trainers need between a language model's output and a
-//! preference gradient.
+//! Preference optimization for [burn](https://burn.dev): everything between a language model's output and the gradient of a
+//! preference loss.
 //!
-//! It turns logits, or hidden states and a head, into log-probabilities of completions, two models' log-probabilities into
-//! DPO's loss or one of its many relatives, and both into implicit-reward metrics, on burn's backends for CPU, wgpu, CUDA and
-//! ROCm. It is no trainer and holds no model.
+//! The crate computes log-probabilities of completions from logits, or from hidden states and a head. It computes DPO's loss, or one of
+//! its many relatives, from the log-probabilities of two models, and it computes implicit-reward metrics. It runs on burn's backends
+//! for CPU, wgpu, CUDA and ROCm. It contains no trainer and no model.
 //!
 //! # A training step
 //!
-//! Two completions of each prompt, the better one first; two models, of which one learns:
+//! There are two completions of each prompt, a chosen and a rejected one, and two models, of which one learns:
 //!
 //! ```
 //! use burn::tensor::{Device, Int, Tensor};
@@ -21,7 +21,7 @@
 //! #     Tensor::<3>::ones([sequences, time, 16], &Device::default())
 //! # }
 //!
-//! // One prompt of two tokens; the chosen completions come first, then the rejected ones, in the same order.
+//! // One prompt of two tokens. The chosen completions come first, then the rejected ones, in the same order.
 //! let sequences = [vec![3, 1, 4, 1, 5], vec![3, 1, 9, 2]];
 //! let completions = Completions::from_sequences(&sequences, &[2, 2], 16, &Device::default())?;
 //!
@@ -37,8 +37,8 @@
 //! # Ok::<(), burn_dpo::Error>(())
 //! ```
 //!
-//! Any other member of the family stands in `dpo_loss`'s place: as a function, or as a [`PreferenceLoss`] from a
-//! configuration file, or as all that TRL's `DPOConfig` can say ([`TrlConfig`]).
+//! Every other loss is called in the same way: as a function, as a [`PreferenceLoss`] from a configuration file, or as what TRL's
+//! `DPOConfig` says ([`TrlConfig`]).
 //!
 //! ```
 //! use burn_dpo::PreferenceLoss;
@@ -46,6 +46,33 @@
 //! let loss: PreferenceLoss = serde_json::from_str(r#"{"loss": "cdpo", "beta": 0.1, "label_smoothing": 0.05}"#).unwrap();
 //! // losses = loss.losses(&policy, &reference)?
 //! assert!(loss.needs_reference() && loss.keeps_pairs_apart());
+//! ```
+//!
+//! # From hidden states
+//!
+//! Where the logits of a batch do not fit, or most tokens are not counted, start from the hidden states and the head. Only counted
+//! tokens are multiplied, and one tile of logits is held at a time. [`LmHead::preference_step`] computes loss and gradient together, for
+//! a quarter less work where the head is trained.
+//!
+//! ```
+//! use burn::{nn, tensor::{Device, Tensor}};
+//! use burn_dpo::{Beta, Completions, FDivergence, LmHead, LossMixture, PreferenceLoss};
+//!
+//! let device = Device::default().autodiff();
+//! let head = nn::LinearConfig::new(8, 100).with_bias(false).init(&device); // or a tied nn::Embedding: from_embedding
+//! let hidden = Tensor::<3>::ones([2, 4, 8], &device).require_grad(); // what your model returns before its head
+//! let completions = Completions::from_sequences(&[[11, 12, 7, 8], [11, 12, 40, 41]], &[2, 2], 100, &device)?;
+//!
+//! let lm_head = LmHead::from_linear(&head).with_memory_budget(16 << 20);
+//! let reference = lm_head.token_log_probs(hidden.clone().detach(), &completions)?.sequences().into_pairs()?;
+//! // log-probs for any loss …
+//! let policy = lm_head.token_log_probs(hidden.clone(), &completions)?.sequences().into_pairs()?;
+//! assert_eq!(policy.pairs(), 1);
+//! // … or loss and gradient together
+//! let loss: LossMixture = PreferenceLoss::Dpo { beta: Beta::new(0.1)?, divergence: FDivergence::ReverseKl }.into();
+//! let step = lm_head.preference_step(hidden.clone(), &completions, &reference, &loss)?;
+//! assert!(hidden.grad(&step.loss.backward()).is_some());
+//! # Ok::<(), burn_dpo::Error>(())
 //! ```
 //!
 //! # The map
@@ -61,8 +88,8 @@
 //!                        before the first step: do the two agree? ◄── ReferenceDrift ◄──┘
 //! ```
 //!
-//! Left of [`PairLogProbs`] there are tokens and masks; right of it, numbers per pair. No loss knows what a token is, no
-//! log-prob code knows what a preference is. [`mod@reference`] defines every quantity once more in f64, without burn.
+//! Left of [`PairLogProbs`] there are tokens and masks; right of it, numbers per pair. No loss knows what a token is, and no
+//! log-prob code knows what a preference is. [`mod@reference`] defines every quantity again in f64, without burn.
 //!
 //! # Losses
 //!
@@ -77,8 +104,8 @@
 //! | not paired | [`kto_loss`] with [`kl_estimate`], [`bco_loss`] with a [`RunningMean`] |
 //! | rankings | [`plackett_luce_loss`] of [`RankedLogProbs`] |
 //!
-//! Those of pairs are the variants of [`PreferenceLoss`]; [`LossMixture`] adds them up. Which to choose is said, with what
-//! TRL calls each, in `docs/choosing-a-loss.md`; `docs/migration.md` has TRL's and torchtune's calls beside ours.
+//! The losses of pairs are the variants of [`PreferenceLoss`]; [`LossMixture`] adds several of them. [`docs::choosing_a_loss`] says which
+//! one to choose and what TRL calls it; [`docs::migration`] has TRL's and torchtune's calls beside ours.
 //!
 //! # Beside the losses
 //!
@@ -86,11 +113,11 @@
 //! |---|---|
 //! | log-probs without logits, loss and gradient at once | [`LmHead`], [`LmHead::preference_step`] |
 //! | a vocabulary split over devices or processes | [`VocabularyPart`] |
-//! | the same by burn's operations alone, to compare with | [`mod@portable`] |
+//! | the same with burn's operations alone, to compare with | [`mod@portable`] |
 //! | entropy, `log Σ p²`, mean logit and hits of each token | [`token_statistics`], [`TokenStatistics`], [`SequenceStatistics`] |
 //! | LD-DPO, WPO | [`TokenLogProbs::length_desensitized_pairs`], [`TokenStatistics::wpo_weights`]; [`Objective`] has both |
 //! | weights of pairs, padded duplicates | [`PairWeights`], [`PreferenceBatch::with_valid`] |
-//! | metrics | [`PreferenceMetrics`] and its table; [`PreferenceBatch`] for what needs more than losses; [`MarginHistogram`], [`NonFinite`] |
+//! | metrics | [`PreferenceMetrics`] and its table; [`PreferenceBatch`] for those that need more than losses; [`MarginHistogram`], [`NonFinite`] |
 //! | rewards as tensors | [`implicit_rewards`] |
 //! | do policy and reference agree, before training | [`ReferenceDrift`] |
 //! | parameters, each checked where it is made | [`Beta`], [`LabelSmoothing`], [`FlipRate`], [`ExoSmoothing`], [`Temperature`], [`TargetMargin`], [`Weight`], [`Alpha`], [`LdAlpha`] |
@@ -101,21 +128,21 @@
 //! |---|---|---|
 //! | log-prob | natural logarithm of a probability, in nats, ≤ 0 | `logps` |
 //! | policy | the model that learns | π, π_θ |
-//! | reference | the frozen model that it is held to | π_ref |
-//! | prompt, completion | what is given, and what is judged | `x`, `y` |
+//! | reference | the frozen model that it is compared with | π_ref |
+//! | prompt, completion | the given text, and the text that is judged | `x`, `y` |
 //! | chosen, rejected | the better and the worse completion of one prompt | `y_w`, `y_l` |
-//! | desirable | of a completion that is not paired: wanted | `label`, `completion_label` |
+//! | desirable | good, of a completion that is not paired | `label`, `completion_label` |
 //! | ranking | several completions of one prompt, best first | |
-//! | hidden states, head | what a model returns before its last layer, and that layer | `hidden_states`, `lm_head` |
+//! | hidden states, head | the input of a model's last layer, and that layer | `hidden_states`, `lm_head` |
 //! | mask | true = a completion token, counted; in *token* coordinates | `completion_mask`, `labels != -100` |
 //! | token count | how many tokens of a completion were counted: `n` of the chosen, `m` of the rejected | |
 //! | log-ratio, drift | `log π − log π_ref` of a completion: `a` of the chosen, `b` of the rejected | `logratios` |
-//! | score | what a log-ratio is worth under an f-divergence: `s` | `f'` |
-//! | reward | `β ·` log-ratio: what the policy implicitly pays for a completion | `rewards/chosen` |
+//! | score | the reward of a log-ratio under an f-divergence, at β = 1: `s` | `f'` |
+//! | reward | `β ·` log-ratio: the implicit reward of a completion | `rewards/chosen` |
 //! | margin | reward of the chosen minus reward of the rejected; in losses `z`, of scores | `rewards/margins`, `logits` |
-//! | `β` ([`Beta`]) | how tightly the policy is held to the reference | `beta`, IPO's `τ` |
-//! | label smoothing `ε` | how probable it is that a label is wrong | `label_smoothing` |
-//! | offset, target `γ`, `δ` ([`TargetMargin`]) | by how much a margin should be passed | `simpo_gamma` |
+//! | `β` ([`Beta`]) | how strongly the policy is held to the reference | `beta`, IPO's `τ` |
+//! | label smoothing `ε` | the probability that a label is wrong | `label_smoothing` |
+//! | offset, target `γ`, `δ` ([`TargetMargin`]) | the margin that a pair should have | `simpo_gamma` |
 //! | displacement | the chosen completion became less likely than under the reference | |
 //!
 //! # What always holds
@@ -123,18 +150,18 @@
 //! - **What the mask leaves out cannot be seen**: NaN, ±inf or any id there changes no value and no gradient.
 //! - **A completion without counted tokens** has log-prob 0 and gradient 0, and [`PreferenceMetrics`] counts it.
 //! - **Bad shapes, lengths and parameters are an [`Error`]**, which names what, where and both numbers. Nothing panics.
-//! - **A parameter that would be ignored cannot be written down**: each [`PreferenceLoss`] owns exactly those that it reads.
-//! - **Value and gradient are closed forms**, never NaN for finite f32 log-probs; what is beyond the format saturates.
-//! - **Data is not read back** from the device, but where metrics are asked for, by [`ReferenceDrift`] and by
-//!   [`RunningMean`], and once for a mask that came from the device and goes through [`LmHead`] ([`Completions::locate`]).
-//!   NaN in one pair stays in that pair, but in losses of a batch (`aot`, `aot_unpaired`, `sft`).
-//! - **The reference has no gradient**, whatever its tensors come with.
+//! - **A parameter that a loss would ignore cannot be written down**: each [`PreferenceLoss`] has exactly the ones that it reads.
+//! - **Value and gradient are closed forms**, never NaN for finite f32 log-probs; beyond the dtype's range they saturate.
+//! - **Data is not read back** from the device, except by metrics, [`ReferenceDrift`] and [`RunningMean`], and once for a mask that came
+//!   from the device and is used by [`LmHead`] ([`Completions::locate`]). NaN in one pair stays in that pair, except in losses of a
+//!   batch (`aot`, `aot_unpaired`, `sft`).
+//! - **The reference has no gradient**, whatever device and autodiff state its tensors have.
 //! - **f16 and bf16 in, f32 arithmetic, f32 out**; f64 stays f64.
 //! - **Where policy and reference agree**, DPO's loss is `ln 2` and its gradient exactly `∓β/2`.
 //!
-//! What cannot be checked without reading back: that policy and reference saw the same tokens under the same mask, without
-//! dropout. [`ReferenceDrift`] reads back and checks it, before the first step. `docs/bugs-made-impossible.md` goes through
-//! thirty mistakes of other libraries, and says which of them can still be made.
+//! One thing cannot be checked without reading back: that policy and reference saw the same tokens under the same mask, without
+//! dropout. [`ReferenceDrift`] reads back and checks it, before the first step. [`docs::bugs_made_impossible`] lists mistakes of other
+//! libraries, and which of them can still be made here.
 //!
 //! # Features
 //!
@@ -145,25 +172,28 @@
 //! burn-dpo = { version = "0.1", default-features = false, features = ["cuda"] }
 //! ```
 //!
-//! Enable a backend *here*, not only on burn: gradients written by hand are registered per backend, and one that this
-//! crate was not told of panics inside burn when a loss is differentiated on it. Which device is used is decided at run
-//! time, by the tensors passed in.
+//! Enable a backend *here*, not only on burn: this crate writes its gradients by hand and registers them for each backend. On a backend
+//! that is not enabled here, burn panics when a loss is differentiated. The tensors that you pass decide at run time which device is
+//! used.
 #![deny(missing_docs)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod compare;
 mod completions;
 mod error;
+mod expr;
 mod integrity;
 mod log_probs;
 mod loss;
 mod metrics;
-mod numbers;
-mod numerics;
 mod ops;
 mod pairs;
 mod preference_step;
 mod rankings;
 pub mod reference;
 mod rewards;
+mod sides;
+mod targets;
 mod weights;
 
 pub use completions::Completions;
@@ -184,17 +214,10 @@ pub use rankings::RankedLogProbs;
 pub use rewards::{ImplicitRewards, implicit_rewards};
 pub use weights::PairWeights;
 
+#[cfg(any(doc, doctest))]
+pub mod docs;
+
 /// The README's loop, compiled and run.
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]
 struct Readme;
-
-/// The page's snippets, compiled and run.
-#[doc = include_str!("../docs/choosing-a-loss.md")]
-#[cfg(doctest)]
-struct ChoosingALoss;
-
-/// The page's snippets, compiled and run.
-#[doc = include_str!("../docs/migration.md")]
-#[cfg(doctest)]
-struct Migration;

@@ -4,9 +4,9 @@ use burn_tensor::{FloatDType, Tensor};
 
 use crate::{
     Completions, Error, LmHead, LossMixture, PairLogProbs, Result,
+    error::expect_pairs,
     log_probs::Rows,
-    ops::{Forward, HeadGradients, HeadInputs, Kept, with_scaled_gradient},
-    pairs::expect_pairs,
+    ops::{Forward, HeadGradients, HeadInputs, LogitCache, closed_form},
 };
 
 /// What [`LmHead::preference_step`] gives.
@@ -16,7 +16,7 @@ use crate::{
 /// | `loss`   | `[1]`            | nats, **mean** over pairs              | into hidden states, weight and bias    |
 /// | `losses` | `[pairs]`        | nats                                   | none                                   |
 /// | `policy` | two of `[pairs]` | nats, **summed** over counted tokens   | none                                   |
-/// | `kept`   | scalar           | share of the logits, 0 to 1            | none                                   |
+/// | `cached` | scalar           | share of the logits, 0 to 1            | none                                   |
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PreferenceStep {
@@ -26,8 +26,8 @@ pub struct PreferenceStep {
     pub losses: Tensor<1>,
     /// The policy's log-probs, for metrics.
     pub policy: PairLogProbs,
-    /// Which share of the logits was made once, and used for loss and gradient: from 0 to 1.
-    pub kept: f64,
+    /// The share of the logits that was computed once and used for loss and gradient: from 0 to 1.
+    pub cached: f64,
 }
 
 impl LmHead {
@@ -42,12 +42,12 @@ impl LmHead {
     /// losses.mean()
     /// ```
     ///
-    /// and computed by the same code. But as the gradient is made at once, logits can wait for it in the memory that the
-    /// weight's own gradient will take, so that they need not be made again: `6 N H V` operations instead of 8, in no more
-    /// memory. There is room for as many counted tokens as there are hidden numbers, and as one tile has (see
-    /// [`with_memory_budget`](Self::with_memory_budget)); beyond that the logits are made again ([`PreferenceStep::kept`] says how
-    /// many were not). Where the weight is not trained, or not of the format that is computed
-    /// in, the above is what is done.
+    /// and computed by the same code. But the gradient is computed at once, so the logits are cached in the buffer of the weight's
+    /// gradient and need not be computed again: `6 N H V` operations instead of 8, in no more memory. The cache holds the logits of
+    /// as many counted tokens as there are hidden numbers, and as one tile has (see
+    /// [`with_memory_budget`](Self::with_memory_budget)); the others are computed again ([`PreferenceStep::cached`] is the share of
+    /// the cached ones). Where the weight is not trained, or does not have the dtype that is computed in, the step is computed as
+    /// above.
     ///
     /// # Example
     /// ```
@@ -63,15 +63,15 @@ impl LmHead {
     ///
     /// let head = LmHead::new(weight.clone(), None);
     /// let step = head.preference_step(hidden.clone(), &completions, &reference, &loss.into())?;
-    /// assert_eq!(step.kept, 1.0); // 4 counted tokens, 8 hidden numbers
+    /// assert_eq!(step.cached, 1.0); // 4 counted tokens, 8 hidden numbers
     /// let gradients = step.loss.backward();
     /// assert!(weight.grad(&gradients).is_some() && hidden.grad(&gradients).is_some());
     /// # Ok::<(), burn_dpo::Error>(())
     /// ```
     ///
     /// # Numerics
-    /// Those of the two steps above, but for the order in which numbers are added. The gradient is made before it is known by
-    /// what `loss` will be multiplied, and multiplied then.
+    /// Those of the steps above, but for the order of additions. The gradient is computed before `loss` is multiplied by anything,
+    /// and multiplied in the backward pass.
     ///
     /// # Errors
     /// Those of [`token_log_probs`](Self::token_log_probs) and of the losses; [`Error::OddSequences`] if the sequences cannot be
@@ -89,7 +89,7 @@ impl LmHead {
             return Err(Error::OddSequences { sequences });
         }
         expect_pairs("policy", sequences / 2, "reference", reference.pairs())?;
-        if self.can_keep_logits(&hidden)
+        if self.can_cache_logits(&hidden)
             && let Some(rows) = self.rows(hidden.clone(), completions)?
         {
             return rows.step(reference, loss);
@@ -97,7 +97,7 @@ impl LmHead {
         let policy = self.token_log_probs(hidden, completions)?.sequences().into_pairs()?;
         let losses = loss.losses(&policy, reference)?;
         let (loss, losses) = (losses.clone().mean(), losses.without_autodiff());
-        Ok(PreferenceStep { loss, losses, policy: policy.without_autodiff(), kept: 0.0 })
+        Ok(PreferenceStep { loss, losses, policy: policy.without_autodiff(), cached: 0.0 })
     }
 }
 
@@ -106,30 +106,30 @@ impl Rows {
         let Rows { inputs, head, .. } = &self;
         let HeadInputs { hidden, weight, bias, .. } = inputs;
         let [rows, _] = hidden.dims();
-        let mut kept = Kept::new(head, weight, rows, hidden.dtype());
-        let share = kept.rows as f64 / rows as f64;
-        let Forward { sums, .. } = head.forward(inputs, None, false, Some(&mut kept));
+        let mut cache = LogitCache::new(head, weight, rows, hidden.dtype());
+        let cached = cache.rows as f64 / rows as f64;
+        let Forward { state, .. } = head.forward(inputs, None, false, Some(&mut cache));
 
-        // losses, and what they hand back to each counted token's log-prob
-        let log_probs = sums.outputs(false, head.road).cast(FloatDType::from(hidden.dtype())).autodiff().require_grad();
+        // the losses, and the gradient that each counted token's log-prob receives from them
+        let log_probs = state.outputs(false).cast(FloatDType::from(hidden.dtype())).autodiff().require_grad();
         let policy = self.token_log_probs(log_probs.clone()).sequences().into_pairs()?;
         let losses = loss.losses(&policy, reference)?;
         let mean = losses.clone().mean();
         let upstream = if mean.is_tracked() { log_probs.grad(&mean.clone().backward()) } else { None };
         let upstream = upstream.unwrap_or_else(|| log_probs.without_autodiff().zeros_like());
 
-        let gradients: HeadGradients<Option<Tensor<2>>> = head.gradient(inputs, sums, upstream, kept);
+        let gradients: HeadGradients<Option<Tensor<2>>> = head.gradient(inputs, &state, upstream, cache);
         let mut loss = mean.without_autodiff();
         if let Some(gradient) = gradients.hidden {
-            loss = with_scaled_gradient(loss, hidden.clone(), gradient);
+            loss = closed_form(loss, [(hidden.clone(), gradient)]);
         }
         if let Some(gradient) = gradients.weight {
-            loss = with_scaled_gradient(loss, weight.clone(), gradient);
+            loss = closed_form(loss, [(weight.clone(), gradient)]);
         }
         if let Some(gradient) = gradients.bias {
-            loss = with_scaled_gradient(loss, bias.clone(), gradient.squeeze_dim(0));
+            loss = closed_form(loss, [(bias.clone(), gradient.squeeze_dim(0))]);
         }
         let (losses, policy) = (losses.without_autodiff(), policy.without_autodiff());
-        Ok(PreferenceStep { loss, losses, policy, kept: share })
+        Ok(PreferenceStep { loss, losses, policy, cached })
     }
 }

@@ -33,7 +33,7 @@ impl RankedLogProbs {
     /// From sums, `[rankings, items]`.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for fewer than two items, [`Error::DType`] for a format in which the device cannot compute.
+    /// [`Error::Parameter`] for fewer than two items, [`Error::DType`] for a dtype that the device cannot compute in.
     pub fn new(sum: Tensor<2>) -> Result<Self> {
         check_float("sum", &sum)?;
         let [_, items] = sum.dims();

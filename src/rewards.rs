@@ -2,7 +2,7 @@
 
 use burn_tensor::Tensor;
 
-use crate::{Beta, PairLogProbs, Result, pairs::compare};
+use crate::{Beta, PairLogProbs, Result, compare::compare, sides::Sides};
 
 /// The reward that the policy implicitly gives each completion, relative to the reference.
 ///
@@ -60,6 +60,6 @@ impl ImplicitRewards {
 /// Rafailov et al. 2023, section 5.1 (arXiv:2305.18290).
 pub fn implicit_rewards(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta) -> Result<ImplicitRewards> {
     let log_ratio = compare(policy, reference)?.log_ratio;
-    let [chosen, rejected] = [log_ratio.chosen, log_ratio.rejected].map(|log_ratio| (log_ratio * beta.get()).compute());
+    let Sides { chosen, rejected } = log_ratio.map(|log_ratio| (log_ratio * beta.get()).evaluate());
     Ok(ImplicitRewards { chosen, rejected })
 }

@@ -4,8 +4,8 @@ use burn_tensor::{Bool, FloatDType, Tensor};
 
 use crate::{
     Result,
+    error::expect_pairs,
     ops::{arithmetic_dtype, check_float, check_same_device, independent_of, zero},
-    pairs::expect_pairs,
 };
 
 /// A weight for each pair, `[pairs]`, without gradient: importance weights, WPO's, or 0 for the padded duplicates of a last batch.
@@ -35,7 +35,7 @@ impl PairWeights {
     /// From numbers, which should not be negative. They are not read back: NaN makes its pair NaN.
     ///
     /// # Errors
-    /// [`Error::DType`](crate::Error::DType) for a format in which the device cannot compute.
+    /// [`Error::DType`](crate::Error::DType) for a dtype that the device cannot compute in.
     pub fn new(weights: Tensor<1>) -> Result<Self> {
         check_float("weights", &weights)?;
         Ok(Self { weights: weights.without_autodiff() })
@@ -87,7 +87,7 @@ impl PairWeights {
         if weights.dims() == [0] { zero(&weights) } else { weights.sum() }
     }
 
-    /// The weights in the format of the losses.
+    /// The weights in the dtype of the losses.
     fn like(&self, losses: &Tensor<1>) -> Result<Tensor<1>> {
         expect_pairs("losses", losses.dims()[0], "weights", self.weights.dims()[0])?;
         check_same_device("losses", &losses.device(), "weights", &self.weights.device())?;

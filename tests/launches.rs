@@ -61,7 +61,8 @@ fn a_step_is_a_handful_of_launches() {
         let known: Vec<(f32, usize)> = (0..SEQUENCES / 2).map(|pair| (-80.0 - pair as f32, TIME - 4)).collect();
         let reference = &PairLogProbs::from_host(&known, &known, device).unwrap();
         let beta = Beta::new(0.1).unwrap();
-        let bound = Bound { what: "logits → log-probs", launches: 4, own: &["RowSumsKernel", "PredictionsKernel"] };
+        let bound =
+            Bound { what: "logits → log-probs", launches: 4, own: &["SoftmaxStateKernel", "PredictionsKernel"] };
         expect(device, bound, &|| vec![token_log_probs(constant.clone(), &from_host).unwrap().values().reshape([-1])]);
 
         let bound = Bound { what: "logits → log-probs, new completions", launches: 5, own: &["TargetsKernel"] };
@@ -71,7 +72,7 @@ fn a_step_is_a_handful_of_launches() {
         });
 
         let scored = token_log_probs(constant.clone(), &from_host).unwrap();
-        let bound = Bound { what: "log-probs → loss", launches: 4, own: &["AccurateSumsKernel", "FormulaKernel"] };
+        let bound = Bound { what: "log-probs → loss", launches: 4, own: &["AccurateSumsKernel", "ProgramKernel"] };
         expect(device, bound, &|| {
             vec![dpo_loss(&scored.sequences().into_pairs().unwrap(), reference, beta).unwrap().mean()]
         });
@@ -79,7 +80,7 @@ fn a_step_is_a_handful_of_launches() {
         let bound = Bound {
             what: "logits → loss → gradient",
             launches: 14, // 11 with burn's fusion; without it the mean's gradient is some more
-            own: &["FormulaKernel", "PartsGradientKernel", "RowsGradientKernel", "GradientKernel"],
+            own: &["ProgramKernel", "ScaledDerivativesKernel", "RowsGradientKernel", "GradientKernel"],
         };
         expect(device, bound, &|| {
             let scored = token_log_probs(logits.clone(), &from_host).unwrap();
@@ -90,7 +91,7 @@ fn a_step_is_a_handful_of_launches() {
 
         let SequenceLogProbs { sum, token_count, .. } = scored.sequences();
         let sum = sum.autodiff().require_grad();
-        let own = &["FormulaKernel", "PartsGradientKernel"];
+        let own = &["ProgramKernel", "ScaledDerivativesKernel"];
         expect(device, Bound { what: "sums → loss → gradient", launches: 8, own }, &|| {
             let sums = SequenceLogProbs::new(sum.clone(), token_count.clone()).unwrap();
             let loss = dpo_loss(&sums.into_pairs().unwrap(), reference, beta).unwrap().mean();
@@ -101,12 +102,12 @@ fn a_step_is_a_handful_of_launches() {
         for loss in PreferenceLoss::all() {
             // what mixes pairs sorts or adds them up
             let (what, launches) = (loss.name(), if loss.keeps_pairs_apart() { 1 } else { 16 });
-            let own: &[&str] = if loss.keeps_pairs_apart() { &["FormulaKernel"] } else { &[] };
+            let own: &[&str] = if loss.keeps_pairs_apart() { &["ProgramKernel"] } else { &[] };
             expect(device, Bound { what, launches, own }, &|| vec![loss.losses(&policy, reference).unwrap()]);
         }
 
         let losses = dpo_loss(&policy, reference, beta).unwrap();
-        let bound = Bound { what: "metrics", launches: 1, own: &["FormulaKernel"] };
+        let bound = Bound { what: "metrics", launches: 1, own: &["ProgramKernel"] };
         expect(device, bound, &|| {
             PreferenceBatch::new(&losses, &policy, reference, beta).measure().unwrap();
             Vec::new()

@@ -2,8 +2,8 @@
 
 use burn_tensor::{Int, IntDType, Tensor, s};
 
-use super::{SequenceLogProbs, TokenLogProbs, token::accurate_sums};
-use crate::{LdAlpha, PairLogProbs, Result};
+use super::{SequenceLogProbs, TokenLogProbs};
+use crate::{LdAlpha, PairLogProbs, Result, ops::accurate_sums};
 
 impl TokenLogProbs {
     /// LD-DPO's log-prob of each completion: tokens beyond the length of the pair's shorter completion are scaled by `α`.
@@ -17,7 +17,7 @@ impl TokenLogProbs {
     ///
     /// The first half of the sequences is chosen, the second rejected, in the same order. `α = 1` is
     /// [`sequences`](Self::sequences)`().`[`into_pairs`](SequenceLogProbs::into_pairs)`()`, bit for bit. Use it for
-    /// **policy and reference alike**, or their margin does not start at 0.
+    /// **policy and reference alike**: their margin would not start at 0, so losses refuse two models with different `α`.
     ///
     /// | *returns*     | two of `[pairs]` | nats, **summed** as above                  | flows |
     /// |---------------|------------------|--------------------------------------------|-------|
@@ -48,11 +48,11 @@ impl TokenLogProbs {
     ///
     /// # Source
     /// Liu et al. 2024 (arXiv:2409.06411). TRL calls `α` `ld_alpha`.
-    pub fn length_desensitized_pairs(&self, alpha: LdAlpha) -> Result<PairLogProbs> {
+    pub fn length_desensitized_pairs(&self, ld_alpha: LdAlpha) -> Result<PairLogProbs> {
         let [sequences, predicted] = self.values.dims();
-        let alpha = alpha.get();
+        let alpha = ld_alpha.get();
         if alpha == 1.0 || sequences * predicted == 0 || sequences % 2 != 0 {
-            return self.sequences().into_pairs();
+            return SequenceLogProbs { ld_alpha: Some(ld_alpha), ..self.sequences() }.into_pairs();
         }
         let token_count = self.token_count.clone();
         let beyond = self.nth_token().greater(shorter_of_pair(&token_count).expand([sequences, predicted]));
@@ -62,7 +62,7 @@ impl TokenLogProbs {
             let surplus = self.values.clone().mask_fill(beyond.bool_not(), 0.0);
             sum = sum + accurate_sums(surplus) * alpha;
         }
-        SequenceLogProbs { sum, token_count }.into_pairs()
+        SequenceLogProbs { sum, token_count, ld_alpha: Some(ld_alpha) }.into_pairs()
     }
 
     /// At each prediction, how many counted tokens its sequence has up to and with it, `[sequences, time − 1]`.

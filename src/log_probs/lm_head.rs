@@ -1,20 +1,16 @@
 //! Log-probabilities from hidden states: the logits are never held.
 
 use burn::nn::{Embedding, Linear};
-use burn_tensor::{Bool, DType, FloatDType, IndexingUpdateOp, Int, Tensor};
+use burn_tensor::{Bool, FloatDType, IndexingUpdateOp, Int, Tensor};
 
-use super::{
-    TokenLogProbs, TokenStatistics,
-    statistics::Constants,
-    token::{Targets, nothing_predicted},
-};
+use super::{TokenLogProbs, TokenStatistics, statistics::Constants, token::nothing_predicted};
 use crate::{
     Completions, Error, Result,
     ops::{
-        Chain, Head, HeadInputs, Road, Room, RowSums, Tiling, check_float, check_same_device, check_same_strategy,
-        closed_form, independent_of, is_gpu, largest_allocation, multiplies_in_place, slope_of_cap,
+        DEFAULT_BUDGET, DEFAULT_GPU_BUDGET, Head, HeadInputs, HeadOptions, Implementation, LogitTransform, check_float,
+        check_same_device, check_same_strategy, common_dtype, independent_of,
     },
-    pairs::common_dtype,
+    targets::Targets,
 };
 
 /// A language model's head: hidden states in, log-probs out, without the logits between them ever being held.
@@ -55,10 +51,10 @@ use crate::{
 ///
 /// # Numerics
 /// f16 and bf16 are computed in f32, the weight converted a tile at a time; if hidden states or weight are f64, all is. (On a GPU
-/// hidden states and weight of one 16-bit format are multiplied as they are and added up in f32, which is the same; and for factors
+/// hidden states and weight of one 16-bit dtype are multiplied as they are and added up in f32, which is the same; and for factors
 /// in f32 burn may choose TF32 on NVIDIA's tensor cores, as for any product: 11 bits of each factor.) Elsewhere the
 /// products are f32 as well, so this is more accurate than logits that were rounded to 16 bits. Gradients come in each
-/// tensor's own format, summed up before they are rounded to it. How large the tiles are changes nothing but the order in
+/// tensor's own dtype, summed up before they are rounded to it. How large the tiles are changes nothing but the order in
 /// which numbers are added.
 ///
 /// # Speed and memory
@@ -81,23 +77,32 @@ pub struct LmHead {
     transposed: bool,
     bias: Option<Tensor<1>>,
     scale: f64,
-    soft_cap: Option<f64>,
+    softcap: Option<f64>,
     temperature: f64,
     budget: Option<usize>,
-    road: Option<Road>,
+    implementation: Option<Implementation>,
 }
 
 impl LmHead {
     /// What logits may take unless [`with_memory_budget`](Self::with_memory_budget) says otherwise: 64 MiB.
-    pub const DEFAULT_BUDGET: usize = 64 << 20;
+    pub const DEFAULT_BUDGET: usize = DEFAULT_BUDGET;
     /// The same on a GPU, where wide products are what is fast: 512 MiB.
-    pub const DEFAULT_GPU_BUDGET: usize = 512 << 20;
+    pub const DEFAULT_GPU_BUDGET: usize = DEFAULT_GPU_BUDGET;
 
     /// From a weight `[hidden, vocab]` and a bias `[vocab]`.
     ///
     /// They are checked where they are used.
     pub fn new(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
-        Self { weight, transposed: false, bias, scale: 1.0, soft_cap: None, temperature: 1.0, budget: None, road: None }
+        Self {
+            weight,
+            transposed: false,
+            bias,
+            scale: 1.0,
+            softcap: None,
+            temperature: 1.0,
+            budget: None,
+            implementation: None,
+        }
     }
 
     /// From a model's last layer, which may be frozen, trained, or adapted.
@@ -116,8 +121,8 @@ impl LmHead {
     }
 
     /// Caps the logits at ±`cap`, a finite number above 0, as Gemma 2 does: `cap · tanh(z / cap)`, before the temperature.
-    pub fn with_softcap(self, cap: f64) -> Self {
-        Self { soft_cap: Some(cap), ..self }
+    pub fn with_softcap(self, softcap: f64) -> Self {
+        Self { softcap: Some(softcap), ..self }
     }
 
     /// Multiplies the logits by a finite number other than 0, before they are capped.
@@ -136,9 +141,9 @@ impl LmHead {
         Self { budget: Some(bytes), ..self }
     }
 
-    /// By burn's operations alone, also where there are kernels: to test and to measure against.
+    /// Computes with burn's operations alone, also where there are kernels: to test and to measure against.
     pub fn with_portable_operations(self) -> Self {
-        Self { road: Some(Road::Portable), ..self }
+        Self { implementation: Some(Implementation::Portable), ..self }
     }
 
     /// The log-probability of every completion token, from hidden states `[sequences, time, hidden]` exactly as the model
@@ -154,7 +159,7 @@ impl LmHead {
     /// # Errors
     /// [`Error::Shape`] if hidden states fit neither completions nor weight, or the bias does not fit the weight;
     /// [`Error::EmptyVocabulary`]; [`Error::Parameter`] for scale, soft cap or temperature outside their domains;
-    /// [`Error::DType`] for a format in which the device cannot compute, or a quantized weight; [`Error::Device`] if they are
+    /// [`Error::DType`] for a dtype that the device cannot compute in, or a quantized weight; [`Error::Device`] if they are
     /// on different ones; [`Error::Checkpointing`] if they are recorded under different strategies; [`Error::Read`] if the
     /// mask cannot be read.
     pub fn token_log_probs(&self, hidden: Tensor<3>, completions: &Completions) -> Result<TokenLogProbs> {
@@ -162,7 +167,7 @@ impl LmHead {
         let Some(rows) = self.rows(hidden.clone(), completions)? else {
             return Ok(self.nothing(&hidden, completions));
         };
-        Ok(rows.token_log_probs(rows.log_probs()))
+        Ok(rows.token_log_probs(rows.head.log_probs(&rows.inputs)))
     }
 
     /// [`token_log_probs`](Self::token_log_probs) beside the entropy and other statistics, as
@@ -175,15 +180,16 @@ impl LmHead {
         let Some(rows) = self.rows(hidden.clone(), completions)? else {
             return Ok(TokenStatistics::of_nothing(self.nothing(&hidden, completions)));
         };
-        let sums = rows.head.forward(&rows.inputs, Some(rows.vocab()), false, None).sums;
-        let constants = Constants::of(&sums, &rows.inputs.targets, rows.inputs.hidden.dtype());
-        let outputs = rows.head.with_gradient(sums.outputs(true, rows.head.road), &rows.inputs, sums);
+        let state = rows.head.forward(&rows.inputs, Some(rows.vocab()), false, None).state;
+        let constants = Constants::of(&state, &rows.inputs.targets, rows.inputs.hidden.dtype());
+        let outputs = rows.head.with_gradient(state.outputs(true), &rows.inputs, &state);
         let everywhere = Constants {
             log_sum_sq_probs: rows.everywhere(constants.log_sum_sq_probs),
             mean_logit: rows.everywhere(constants.mean_logit),
             is_argmax: rows.flags_everywhere(constants.is_argmax),
         };
-        Ok(TokenStatistics::of_rows(&rows.targets, rows.everywhere(outputs), &everywhere))
+        let outputs = rows.everywhere(outputs);
+        Ok(TokenStatistics::of_rows(&rows.targets, outputs, &everywhere, rows.head.implementation))
     }
 
     pub(crate) fn check(&self, hidden: &Tensor<3>, completions: &Completions) -> Result<()> {
@@ -226,9 +232,9 @@ impl LmHead {
                 Err(Error::Parameter { name, value, expected: "a number above 0 that f32 can hold" })
             }
         };
-        let cap = self.soft_cap.unwrap_or(1.0);
+        let softcap = self.softcap.unwrap_or(1.0);
         positive("temperature", self.temperature, self.temperature)?;
-        positive("softcap", cap, cap / self.temperature)?;
+        positive("softcap", softcap, softcap / self.temperature)?;
         if self.scale == 0.0 || !((self.scale / self.temperature) as f32).is_normal() {
             return Err(Error::Parameter {
                 name: "scale",
@@ -245,12 +251,8 @@ impl LmHead {
         if self.transposed { [columns, rows] } else { [rows, columns] }
     }
 
-    fn road(&self, dtype: DType) -> Road {
-        self.road.unwrap_or_else(|| Road::fastest(&self.weight.device(), dtype))
-    }
-
-    /// Whether the weight will have a gradient, and one of the format in which logits are computed.
-    pub(crate) fn can_keep_logits(&self, hidden: &Tensor<3>) -> bool {
+    /// Whether the weight will have a gradient, in the dtype in which logits are computed.
+    pub(crate) fn can_cache_logits(&self, hidden: &Tensor<3>) -> bool {
         self.weight.is_tracked() && self.weight.dtype() == common_dtype([hidden.dtype(), self.weight.dtype()])
     }
 
@@ -261,34 +263,23 @@ impl LmHead {
         if positions.on_host.is_empty() {
             return Ok(None);
         }
-        let dtype = common_dtype([hidden.dtype(), self.weight.dtype()]);
-        let [_, vocab] = self.dims();
-        let road = self.road(dtype);
-        let narrow = road == Road::Kernels && is_gpu(&hidden.device()) && hidden.dtype() == self.weight.dtype();
-        let factors = if narrow { self.weight.dtype() } else { dtype };
-        let hidden = hidden.reshape([sequences * time, width]).select(0, positions.on_device.clone());
-        let hidden = if hidden.dtype() == dtype { hidden } else { hidden.cast(FloatDType::from(dtype)) };
-        let targets = Targets::of(completions, vocab, road);
-        let bias = self.bias.clone().unwrap_or_else(|| Tensor::empty([0], (&hidden.device(), dtype)));
-        let rows = positions.on_host.len();
-        let room = Room {
-            bytes: self.logit_budget(rows, width, dtype),
-            largest: largest_allocation(&hidden.device()),
-            dtype,
-            rows,
-            hidden: width,
-            vocab,
-            converted: self.weight.dtype() != dtype,
-            in_place: multiplies_in_place(&hidden.device(), road),
-        };
-        let head = Head {
+        let options = HeadOptions {
             transposed: self.transposed,
             biased: self.bias.is_some(),
-            chain: Chain { scale: self.scale / self.temperature, cap: self.soft_cap.map(|cap| cap / self.temperature) },
-            factors,
-            tiling: Tiling::within(&room, road),
-            road,
+            transform: LogitTransform {
+                scale: self.scale / self.temperature,
+                softcap: self.softcap.map(|softcap| softcap / self.temperature),
+            },
+            budget: self.budget,
+            implementation: self.implementation,
         };
+        let head = Head::new(options, &hidden, &self.weight, positions.on_host.len());
+        let [_, vocab] = self.dims();
+        let targets = completions.targets(vocab, head.implementation);
+        let dtype = common_dtype([hidden.dtype(), self.weight.dtype()]);
+        let hidden = hidden.reshape([sequences * time, width]).select(0, positions.on_device.clone());
+        let hidden = if hidden.dtype() == dtype { hidden } else { hidden.cast(FloatDType::from(dtype)) };
+        let bias = self.bias.clone().unwrap_or_else(|| Tensor::empty([0], (&hidden.device(), dtype)));
         let inputs = HeadInputs {
             targets: targets.ids.clone().select(0, positions.on_device.clone()),
             hidden,
@@ -296,13 +287,6 @@ impl LmHead {
             bias,
         };
         Ok(Some(Rows { inputs, head, positions: positions.on_device.clone(), targets }))
-    }
-
-    /// What of the budget is left once the counted tokens' hidden states, a copy, and their gradient are held; a quarter at least.
-    fn logit_budget(&self, rows: usize, width: usize, dtype: DType) -> usize {
-        let default = if is_gpu(&self.weight.device()) { Self::DEFAULT_GPU_BUDGET } else { Self::DEFAULT_BUDGET };
-        let budget = self.budget.unwrap_or(default);
-        budget.saturating_sub(3 * rows * width * dtype.size()).max(budget / 4)
     }
 
     /// The log-probs of no counted token, in the graph.
@@ -323,7 +307,7 @@ pub(crate) struct Rows {
     /// In the caller's graph.
     pub(crate) inputs: HeadInputs,
     pub(crate) head: Head,
-    /// Where each row is in `[sequences · time]`.
+    /// The index of each row in `[sequences · time]`.
     positions: Tensor<1, Int>,
     targets: Targets,
 }
@@ -333,38 +317,9 @@ impl Rows {
         self.head.dims(&self.inputs.weight)[1]
     }
 
-    /// `[rows, 1]`, in the graph.
-    fn log_probs(&self) -> Tensor<2> {
-        let HeadInputs { hidden, weight, bias, .. } = &self.inputs;
-        let frozen = hidden.is_tracked() && !weight.is_tracked() && !bias.is_tracked();
-        let forward = self.head.forward(&self.inputs, None, frozen, None);
-        match forward.weighted {
-            None => self.head.with_gradient(forward.sums.outputs(false, self.head.road), &self.inputs, forward.sums),
-            Some(weighted) => {
-                let log_prob = forward.sums.outputs(false, self.head.road).cast(FloatDType::from(hidden.dtype()));
-                let slope = self.slope_in_hidden(weighted, &forward.sums, &log_prob);
-                closed_form(log_prob, [(hidden.clone(), slope)])
-            }
-        }
-    }
-
-    /// `∂ log p/∂hidden = scale (c_y W_y − Σ_v p_v c_v W_v)`, `c_v` what a soft cap makes of a derivative, `[rows, hidden]`.
-    fn slope_in_hidden(&self, weighted: Tensor<2>, sums: &RowSums, log_prob: &Tensor<2>) -> Tensor<2> {
-        let dtype = FloatDType::from(self.inputs.hidden.dtype());
-        let Chain { scale, cap } = self.head.chain;
-        let of_target = self.head.target_columns(&self.inputs);
-        let of_target = match cap {
-            None => of_target,
-            Some(cap) => of_target * slope_of_cap(sums.target(), cap).cast(dtype),
-        };
-        let slope = (of_target - weighted / sums.sum().cast(dtype)) * scale;
-        let nowhere = log_prob.clone().is_nan().expand(slope.dims());
-        slope.mask_fill(nowhere, f64::NAN)
-    }
-
     /// Log-probs of rows, `[rows, 1]`, as those of the batch's tokens.
     pub(crate) fn token_log_probs(&self, rows: Tensor<2>) -> TokenLogProbs {
-        self.targets.log_probs(self.everywhere(rows))
+        TokenLogProbs::of_rows(&self.targets, self.everywhere(rows), self.head.implementation)
     }
 
     /// Numbers of rows, `[rows, n]`, at their positions among all, `[sequences · time, n]`; 0 elsewhere.

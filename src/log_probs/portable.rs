@@ -8,7 +8,7 @@
 use burn_tensor::Tensor;
 
 use super::{TokenLogProbs, TokenStatistics, statistics, token};
-use crate::{Completions, Result, ops::Road};
+use crate::{Completions, Result, ops::Implementation};
 
 /// [`token_log_probs`](crate::token_log_probs) by burn's operations.
 ///
@@ -32,7 +32,7 @@ use crate::{Completions, Result, ops::Road};
 pub fn token_log_probs(logits: Tensor<3>, completions: &Completions) -> Result<TokenLogProbs> {
     match token::nothing_to_predict(&logits, completions)? {
         Some(nothing) => Ok(nothing),
-        None => Ok(token::of_logits(logits, completions, Road::Portable)),
+        None => Ok(token::of_logits(logits, completions, Implementation::Portable)),
     }
 }
 
@@ -43,6 +43,6 @@ pub fn token_log_probs(logits: Tensor<3>, completions: &Completions) -> Result<T
 pub fn token_statistics(logits: Tensor<3>, completions: &Completions) -> Result<TokenStatistics> {
     match token::nothing_to_predict(&logits, completions)? {
         Some(nothing) => Ok(TokenStatistics::of_nothing(nothing)),
-        None => Ok(statistics::of_logits(logits, completions, Road::Portable)),
+        None => Ok(statistics::of_logits(logits, completions, Implementation::Portable)),
     }
 }

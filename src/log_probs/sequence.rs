@@ -2,7 +2,7 @@
 
 use burn_tensor::{FloatDType, Int, Tensor};
 
-use crate::{Error, PairLogProbs, Result, ops::to_arithmetic_dtype};
+use crate::{Error, LdAlpha, PairLogProbs, Result, ops::to_arithmetic_dtype};
 
 /// The log-probability of each completion, summed over its tokens, beside how many tokens were summed.
 ///
@@ -36,6 +36,8 @@ pub struct SequenceLogProbs {
     pub sum: Tensor<1>,
     /// How many tokens were summed, `[sequences]`.
     pub token_count: Tensor<1, Int>,
+    /// LD-DPO's `α` of the sums; none if it is not known.
+    pub(crate) ld_alpha: Option<LdAlpha>,
 }
 
 impl SequenceLogProbs {
@@ -43,9 +45,9 @@ impl SequenceLogProbs {
     ///
     /// # Errors
     /// [`Error::Shape`] if they differ in length, [`Error::Device`] if they are on different devices, [`Error::DType`]
-    /// for a sum or count in a format in which the device cannot compute.
+    /// for a sum or count in a dtype that the device cannot compute in.
     pub fn new(sum: Tensor<1>, token_count: Tensor<1, Int>) -> Result<Self> {
-        let sequences = Self { sum, token_count };
+        let sequences = Self { sum, token_count, ld_alpha: None };
         sequences.check("token_count")?;
         crate::ops::check_float("sum", &sequences.sum)?;
         crate::ops::check_int("token_count", &sequences.token_count)?;

@@ -4,14 +4,14 @@ use burn_tensor::{DType, Device, FloatDType, Tensor};
 
 use super::{
     TokenLogProbs,
-    token::{Targets, check_logits, nothing_predicted},
+    token::{check_logits, nothing_predicted},
 };
 use crate::{
     Completions, Error, Result,
     ops::{
-        Road, RowSums, arithmetic_dtype, check_float, check_same_device, computes_in, independent_of, with_row_gradient,
+        Implementation, SoftmaxState, arithmetic_dtype, check_float, check_same_device, computes_in, independent_of,
+        with_row_gradient,
     },
-    pairs::common_dtype,
 };
 
 /// What one part of the vocabulary, or several together, says of every position: enough to know log-probs and gradient
@@ -54,12 +54,12 @@ use crate::{
 /// The online softmax of Milakov and Gimelshein 2018 (arXiv:1805.02867), whose `(m, Σ)` merge in any order.
 #[derive(Debug, Clone)]
 pub struct VocabularyPart {
-    sums: RowSums,
+    state: SoftmaxState,
 }
 
 impl VocabularyPart {
     /// How many numbers there are for each position.
-    pub const NUMBERS: usize = RowSums::COLUMNS;
+    pub const NUMBERS: usize = SoftmaxState::COLUMNS;
 
     /// Of logits `[sequences, time, part of the vocabulary]` that begin at id `offset` of a vocabulary of `vocab_size`.
     ///
@@ -72,12 +72,12 @@ impl VocabularyPart {
         let [sequences, time, columns] = logits.dims();
         let z = logits.clone().without_autodiff();
         if sequences * time == 0 {
-            let nothing = Tensor::zeros([0, Self::NUMBERS], (&z.device(), arithmetic_dtype(z.dtype())));
-            return Ok(Self { sums: RowSums(nothing) });
+            return Ok(Self { state: SoftmaxState::empty(&z.device(), z.dtype()) });
         }
-        let road = Road::fastest(&z.device(), z.dtype());
-        let targets = Targets::of(completions, vocab_size, road);
-        Ok(Self { sums: RowSums::of(&z.reshape([sequences * time, columns]), &targets.ids, offset, None, road) })
+        let implementation = Implementation::fastest(&z.device(), z.dtype());
+        let targets = completions.targets(vocab_size, implementation);
+        let z = z.reshape([sequences * time, columns]);
+        Ok(Self { state: SoftmaxState::of(&z, &targets.ids, offset, None, implementation) })
     }
 
     /// Of two parts what is known of both together.
@@ -92,18 +92,16 @@ impl VocabularyPart {
     /// # Errors
     /// [`Error::Shape`] if they are of different numbers of positions, [`Error::Device`] if they are on different devices.
     pub fn merge(self, other: Self) -> Result<Self> {
-        let (one, two) = (self.sums.0.dims(), other.sums.0.dims());
-        if one != two {
-            return Err(Error::Shape { what: "the other part", expected: one.to_vec(), actual: two.to_vec() });
+        let (one, two) = (self.to_tensor(), other.to_tensor());
+        if one.dims() != two.dims() {
+            let (expected, actual) = (one.dims().to_vec(), two.dims().to_vec());
+            return Err(Error::Shape { what: "the other part", expected, actual });
         }
-        check_same_device("one part", &self.sums.0.device(), "the other", &other.sums.0.device())?;
-        if one[0] == 0 {
+        check_same_device("one part", &one.device(), "the other", &two.device())?;
+        if one.dims()[0] == 0 {
             return Ok(self);
         }
-        let dtype = common_dtype([self.sums.0.dtype(), other.sums.0.dtype()]);
-        let [one, two] = [self, other].map(|part| RowSums(part.sums.0.cast(FloatDType::from(dtype))));
-        let road = Road::fastest(&one.0.device(), dtype);
-        Ok(Self { sums: one.merge(two, road) })
+        Ok(Self { state: self.state.merge(other.state) })
     }
 
     /// The log-probs, given what is known of the whole vocabulary, in the graph of this part's logits.
@@ -124,30 +122,35 @@ impl VocabularyPart {
         check_part(&logits, completions, offset, vocab_size)?;
         let [sequences, time, columns] = logits.dims();
         let expected = vec![sequences * time, Self::NUMBERS];
-        if self.sums.0.dims().to_vec() != expected {
-            return Err(Error::Shape { what: "the merged parts", expected, actual: self.sums.0.dims().to_vec() });
+        if self.state.columns().dims().to_vec() != expected {
+            return Err(Error::Shape {
+                what: "the merged parts",
+                expected,
+                actual: self.state.columns().dims().to_vec(),
+            });
         }
-        check_same_device("logits", &logits.device(), "the merged parts", &self.sums.0.device())?;
+        check_same_device("logits", &logits.device(), "the merged parts", &self.state.columns().device())?;
         if sequences * time.saturating_sub(1) == 0 {
             let nothing = nothing_predicted(completions, arithmetic_dtype(logits.dtype()));
             return Ok(TokenLogProbs { values: independent_of(nothing.values, &logits), ..nothing });
         }
-        let road = Road::fastest(&logits.device(), logits.dtype());
-        let targets = Targets::of(completions, vocab_size, road);
+        let implementation = Implementation::fastest(&logits.device(), logits.dtype());
+        let targets = completions.targets(vocab_size, implementation);
         let z = logits.reshape([sequences * time, columns]);
-        let log_probs = self.sums.outputs(false, road);
-        Ok(targets.log_probs(with_row_gradient(log_probs, z, &targets.ids, &self.sums, offset, road)))
+        let state = self.state.clone().with_implementation(implementation);
+        let log_probs = with_row_gradient(state.outputs(false), z, &targets.ids, &state, offset);
+        Ok(TokenLogProbs::of_rows(&targets, log_probs, implementation))
     }
 
-    /// The numbers, `[sequences · time, 8]`, to be sent elsewhere: f64 from burn's CPU backends, else in the format computed in.
+    /// The numbers, `[sequences · time, 8]`, to be sent elsewhere: f64 from burn's CPU backends, else in the dtype that is computed in.
     pub fn to_tensor(&self) -> Tensor<2> {
-        self.sums.0.clone()
+        self.state.columns()
     }
 
     /// From [`to_tensor`](Self::to_tensor)'s numbers, on the device that they are to be merged on.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless there are 8 for each position, [`Error::DType`] for a format in which the device cannot compute, and
+    /// [`Error::Shape`] unless there are 8 for each position, [`Error::DType`] for a dtype that the device cannot compute in, and
     /// for 16 bits, which cannot hold them.
     pub fn from_tensor(numbers: Tensor<2>) -> Result<Self> {
         let [rows, columns] = numbers.dims();
@@ -163,14 +166,15 @@ impl VocabularyPart {
             let (dtype, device) = (format!("{:?}", numbers.dtype()), format!("{:?}", numbers.device()));
             return Err(Error::DType { what: "a part of the vocabulary", dtype, device });
         }
-        Ok(Self { sums: RowSums(numbers.without_autodiff()) })
+        Ok(Self { state: SoftmaxState::from_columns(numbers.without_autodiff()) })
     }
 
     /// The same on another device, in f32 if it does not compute in f64.
     pub fn to_device(self, device: &Device) -> Self {
         let device = device.clone().without_autodiff();
-        let dtype = if computes_in(&device, DType::F64) { self.sums.0.dtype() } else { DType::F32 };
-        Self { sums: RowSums(self.sums.0.cast(FloatDType::from(dtype)).to_device(&device)) }
+        let columns = self.state.columns();
+        let dtype = if computes_in(&device, DType::F64) { columns.dtype() } else { DType::F32 };
+        Self { state: SoftmaxState::from_columns(columns.cast(FloatDType::from(dtype)).to_device(&device)) }
     }
 }
 

@@ -3,13 +3,11 @@
 
 use burn_tensor::{Bool, DType, FloatDType, Int, Tensor};
 
-use super::{
-    TokenLogProbs,
-    token::{Targets, accurate_sums, nothing_to_predict},
-};
+use super::{TokenLogProbs, token::nothing_to_predict};
 use crate::{
     Completions, Result,
-    ops::{Road, RowSums, arithmetic_dtype, count, with_row_gradient},
+    ops::{Implementation, SoftmaxState, accurate_sums, arithmetic_dtype, count, with_row_gradient},
+    targets::Targets,
 };
 
 /// The log-probability of every completion token beside the entropy and other statistics of the distribution that it was
@@ -79,19 +77,23 @@ pub fn token_statistics(logits: Tensor<3>, completions: &Completions) -> Result<
     if let Some(nothing) = nothing_to_predict(&logits, completions)? {
         return Ok(TokenStatistics::of_nothing(nothing));
     }
-    let road = Road::fastest(&logits.device(), logits.dtype());
-    Ok(of_logits(logits, completions, road))
+    let implementation = Implementation::fastest(&logits.device(), logits.dtype());
+    Ok(of_logits(logits, completions, implementation))
 }
 
 /// The statistics of at least one prediction.
-pub(super) fn of_logits(logits: Tensor<3>, completions: &Completions, road: Road) -> TokenStatistics {
+pub(super) fn of_logits(
+    logits: Tensor<3>,
+    completions: &Completions,
+    implementation: Implementation,
+) -> TokenStatistics {
     let [sequences, time, vocab] = logits.dims();
-    let targets = Targets::of(completions, vocab, road);
+    let targets = completions.targets(vocab, implementation);
     let z = logits.reshape([sequences * time, vocab]);
-    let sums = RowSums::of(&z, &targets.ids, 0, Some(vocab), road);
+    let state = SoftmaxState::of(&z, &targets.ids, 0, Some(vocab), implementation);
     let dtype = arithmetic_dtype(z.dtype());
-    let outputs = with_row_gradient(sums.outputs(true, road), z, &targets.ids, &sums, 0, road);
-    TokenStatistics::of_rows(&targets, outputs, &Constants::of(&sums, &targets.ids, dtype))
+    let outputs = with_row_gradient(state.outputs(true), z, &targets.ids, &state, 0);
+    TokenStatistics::of_rows(&targets, outputs, &Constants::of(&state, &targets.ids, dtype), implementation)
 }
 
 /// What has no gradient, `[rows, 1]` each.
@@ -102,12 +104,12 @@ pub(super) struct Constants {
 }
 
 impl Constants {
-    pub(super) fn of(sums: &RowSums, targets: &Tensor<1, Int>, dtype: DType) -> Self {
+    pub(super) fn of(state: &SoftmaxState, targets: &Tensor<1, Int>, dtype: DType) -> Self {
         let dtype = FloatDType::from(dtype);
         Self {
-            log_sum_sq_probs: sums.log_sum_sq_probs().cast(dtype),
-            mean_logit: sums.mean_logit().cast(dtype),
-            is_argmax: sums.is_argmax(targets),
+            log_sum_sq_probs: state.log_sum_sq_probs().cast(dtype),
+            mean_logit: state.mean_logit().cast(dtype),
+            is_argmax: state.is_argmax(targets),
         }
     }
 }
@@ -148,12 +150,18 @@ impl TokenStatistics {
     }
 
     /// From the numbers of all positions, `[rows, 2]` and `[rows, 1]`.
-    pub(super) fn of_rows(targets: &Targets, outputs: Tensor<2>, constants: &Constants) -> Self {
+    pub(super) fn of_rows(
+        targets: &Targets,
+        outputs: Tensor<2>,
+        constants: &Constants,
+        implementation: Implementation,
+    ) -> Self {
+        let predictions = |rows: &Tensor<2>, column| targets.predictions(rows.clone(), column, implementation);
         Self {
-            log_probs: targets.log_probs(outputs.clone()),
-            entropy: targets.counted_only(outputs, 1),
-            log_sum_sq_probs: targets.counted_only(constants.log_sum_sq_probs.clone(), 0),
-            mean_logit: targets.counted_only(constants.mean_logit.clone(), 0),
+            entropy: predictions(&outputs, 1),
+            log_probs: TokenLogProbs::of_rows(targets, outputs, implementation),
+            log_sum_sq_probs: predictions(&constants.log_sum_sq_probs, 0),
+            mean_logit: predictions(&constants.mean_logit, 0),
             is_argmax: targets.flags(constants.is_argmax.clone()),
         }
     }

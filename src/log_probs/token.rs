@@ -1,15 +1,15 @@
-//! What a causal model's logits say of each completion token.
+//! The log-probability of each completion token.
 
 use burn_tensor::{Bool, DType, Int, Tensor, s};
 
 use super::SequenceLogProbs;
 use crate::{
-    Completions, Error, Result,
-    completions::Predictions,
+    Completions, Error, LdAlpha, Result,
     ops::{
-        self, Road, RowSums, UNCOUNTED, arithmetic_dtype, check_float, check_same_device, independent_of, predictions,
-        saves_launches, sum_in_blocks, with_row_gradient,
+        Implementation, SoftmaxState, accurate_sums, arithmetic_dtype, check_float, check_same_device, independent_of,
+        with_row_gradient,
     },
+    targets::Targets,
 };
 
 /// The log-probability of every completion token, from the logits of a causal model.
@@ -45,7 +45,7 @@ use crate::{
 ///
 /// # Numerics
 /// f16 and bf16 logits are computed in f32 and give f32; f64 stays f64. The row's largest logit is subtracted first, so
-/// finite logits do not overflow (but for a difference beyond the format), and the target's logit is taken relative to
+/// finite logits do not overflow (but for a difference beyond the dtype's range), and the target's logit is taken relative to
 /// it, so a large common offset costs nothing. Near certainty the log-prob is as accurate as it is small.
 ///
 /// # Speed and memory
@@ -64,7 +64,7 @@ use crate::{
 ///
 /// # Errors
 /// [`Error::Shape`] if `logits` and `completions` differ in sequences or time, [`Error::EmptyVocabulary`],
-/// [`Error::DType`] for a format in which the device cannot compute, [`Error::Device`] if the two are on different ones.
+/// [`Error::DType`] for a dtype that the device cannot compute in, [`Error::Device`] if the two are on different ones.
 ///
 /// # Source
 /// The softmax likelihood of an autoregressive model; the same quantity as `selective_log_softmax` in TRL.
@@ -72,18 +72,18 @@ pub fn token_log_probs(logits: Tensor<3>, completions: &Completions) -> Result<T
     if let Some(nothing) = nothing_to_predict(&logits, completions)? {
         return Ok(nothing);
     }
-    let road = Road::fastest(&logits.device(), logits.dtype());
-    Ok(of_logits(logits, completions, road))
+    let implementation = Implementation::fastest(&logits.device(), logits.dtype());
+    Ok(of_logits(logits, completions, implementation))
 }
 
 /// The log-probs of at least one prediction.
-pub(super) fn of_logits(logits: Tensor<3>, completions: &Completions, road: Road) -> TokenLogProbs {
+pub(super) fn of_logits(logits: Tensor<3>, completions: &Completions, implementation: Implementation) -> TokenLogProbs {
     let [sequences, time, vocab] = logits.dims();
-    let targets = Targets::of(completions, vocab, road);
+    let targets = completions.targets(vocab, implementation);
     let z = logits.reshape([sequences * time, vocab]);
-    let sums = RowSums::of(&z, &targets.ids, 0, None, road);
-    let log_probs = with_row_gradient(sums.outputs(false, road), z, &targets.ids, &sums, 0, road);
-    targets.log_probs(log_probs)
+    let state = SoftmaxState::of(&z, &targets.ids, 0, None, implementation);
+    let log_probs = with_row_gradient(state.outputs(false), z, &targets.ids, &state, 0);
+    TokenLogProbs::of_rows(&targets, log_probs, implementation)
 }
 
 /// Checks that logits and completions fit. If nothing is predicted, the empty log-probs, in the graph of the logits.
@@ -127,69 +127,6 @@ pub(super) fn nothing_predicted(completions: &Completions, dtype: DType) -> Toke
     }
 }
 
-/// What each position predicts, and how numbers of positions become numbers of predictions.
-pub(super) struct Targets {
-    /// The token, `[rows]` in 32 bits; [`UNCOUNTED`] where none is counted, [`NOWHERE`](crate::ops::NOWHERE) where it is outside the
-    /// vocabulary.
-    pub(super) ids: Tensor<1, Int>,
-    /// `[sequences, time − 1]`.
-    counted: Tensor<2, Bool>,
-    /// `[sequences]`.
-    token_count: Tensor<1, Int>,
-    road: Road,
-}
-
-impl Targets {
-    pub(super) fn of(completions: &Completions, vocab: usize, road: Road) -> Self {
-        let Predictions { ids, counted, token_count } = match road {
-            Road::Kernels => completions.predictions(vocab),
-            Road::Portable => completions.portable_predictions(vocab),
-        };
-        Self { ids, counted, token_count, road }
-    }
-
-    /// A column of numbers of all positions, `[rows, columns]`, as those of predictions, `[sequences, time − 1]`; 0 where not counted.
-    pub(super) fn counted_only(&self, rows: Tensor<2>, column: usize) -> Tensor<2> {
-        let [_, columns] = rows.dims();
-        let [sequences, predicted] = self.counted.dims();
-        if self.road == Road::Kernels && saves_launches(&rows.device(), rows.dtype()) {
-            return predictions(rows, &self.ids, predicted + 1, column);
-        }
-        let of_column = if columns == 1 { rows } else { rows.slice(s![.., column..=column]) };
-        let of_column = of_column.mask_fill(self.counted_rows().bool_not(), 0.0);
-        of_column.reshape([sequences, predicted + 1]).slice(s![.., 0..predicted])
-    }
-
-    /// [`counted_only`](Self::counted_only) of the first column, as log-probs.
-    pub(super) fn log_probs(&self, rows: Tensor<2>) -> TokenLogProbs {
-        TokenLogProbs {
-            values: self.counted_only(rows, 0),
-            counted: self.counted.clone(),
-            token_count: self.token_count.clone(),
-        }
-    }
-
-    /// Flags of all positions as those of predictions; none set where nothing is counted.
-    pub(super) fn flags(&self, rows: Tensor<2, Bool>) -> Tensor<2, Bool> {
-        let [sequences, predicted] = self.counted.dims();
-        rows.reshape([sequences, predicted + 1]).slice(s![.., 0..predicted]).bool_and(self.counted.clone())
-    }
-
-    /// `[rows, 1]`.
-    fn counted_rows(&self) -> Tensor<2, Bool> {
-        self.ids.clone().not_equal_elem(UNCOUNTED).unsqueeze_dim(1)
-    }
-}
-
-/// The sum of each row, `[rows, 1]`: the value in blocks, the gradient a plain sum's, which costs less.
-fn row_sums(terms: Tensor<2>) -> Tensor<2> {
-    let exact = sum_in_blocks(terms.clone().without_autodiff());
-    let plain = terms.sum_dim(1);
-    let lost = exact - plain.clone().without_autodiff();
-    let infinite = lost.clone().is_finite().bool_not(); // the plain sum is then right already
-    plain + lost.mask_fill(infinite, 0.0)
-}
-
 /// One log-probability per predicted token, and which of them count.
 ///
 /// | field     | shape                   | unit                                        | gradient |
@@ -207,6 +144,15 @@ pub struct TokenLogProbs {
 }
 
 impl TokenLogProbs {
+    /// From log-probs of all positions, the first column of `[sequences · time, columns]`.
+    pub(super) fn of_rows(targets: &Targets, rows: Tensor<2>, implementation: Implementation) -> Self {
+        Self {
+            values: targets.predictions(rows, 0, implementation),
+            counted: targets.counted.clone(),
+            token_count: targets.token_count.clone(),
+        }
+    }
+
     /// The log-probs, `[sequences, time − 1]`, in nats; exactly 0 where not counted. Gradient flows.
     pub fn values(&self) -> Tensor<2> {
         self.values.clone()
@@ -223,40 +169,22 @@ impl TokenLogProbs {
     /// sum 0 and count 0.
     ///
     /// # Numerics
-    /// The sum is rounded about once, however many tokens it has: a preference is the small difference of such sums,
-    /// and what they lose is not got back.
+    /// The sum is rounded about once, however many tokens it has: a preference is the small difference of such sums, and cannot
+    /// recover what they lose.
     pub fn sequences(&self) -> SequenceLogProbs {
         let [sequences, predicted] = self.values.dims();
         if sequences * predicted == 0 {
             let (device, dtype) = (self.counted.device(), self.values.dtype());
             let sum = independent_of(Tensor::zeros([sequences], (&device, dtype)), &self.values);
-            return SequenceLogProbs { sum, token_count: Tensor::zeros([sequences], (&device, DType::I32)) };
+            let token_count = Tensor::zeros([sequences], (&device, DType::I32));
+            return SequenceLogProbs { sum, token_count, ld_alpha: Some(LdAlpha::ONE) };
         }
-        SequenceLogProbs { sum: accurate_sums(self.values.clone()), token_count: self.token_count.clone() }
+        let (sum, token_count) = (accurate_sums(self.values.clone()), self.token_count.clone());
+        SequenceLogProbs { sum, token_count, ld_alpha: Some(LdAlpha::ONE) }
     }
 
     /// The same numbers, cut off from the graph that made them.
     pub fn detach(self) -> Self {
         Self { values: self.values.detach(), ..self }
     }
-}
-
-/// The sum of each row, `[rows]`, rounded about once, however long the row.
-pub(super) fn accurate_sums(values: Tensor<2>) -> Tensor<1> {
-    if saves_launches(&values.device(), values.dtype()) {
-        return ops::accurate_sums(values);
-    }
-    let whole = eighths(values.clone().without_autodiff());
-    let rest = values - whole.clone();
-    (row_sums(rest) + sum_in_blocks(whole)).squeeze_dim(1)
-}
-
-/// The multiple of 1/8 nearest to each value; 0 where there is none.
-///
-/// Their sums are exact: up to 2²¹ nats in f32, in any order. What is left of each value is exact too, and at most
-/// 1/16, so that the rounding of its sum hardly shows beside the final one; near 0 it is the value itself.
-fn eighths(values: Tensor<2>) -> Tensor<2> {
-    let whole = (values * 8.0).round() / 8.0;
-    let none = whole.clone().is_finite().bool_not();
-    whole.mask_fill(none, 0.0)
 }

@@ -1,13 +1,13 @@
 //! DPO with what is known of each pair: how sure its label is, by how much it should be won, how tightly it is held.
 
-use burn_tensor::{DType, FloatDType, Tensor};
+use burn_tensor::{FloatDType, Tensor};
 
 use super::Beta;
 use crate::{
     Error, PairLogProbs, Result,
-    numbers::{Flags, Numbers, finite, sigmoid, softplus},
+    compare::compare,
+    expr::{BoolExpr, Expr, finite, sigmoid, softplus},
     ops::{check_float, check_same_device},
-    pairs::compare,
 };
 
 /// What is known of each pair beside which completion is the better one: numbers `[pairs]` on the device, without gradient.
@@ -80,7 +80,7 @@ impl PairAnnotations {
 /// ```
 ///
 /// # Numerics
-/// Closed form. A margin beyond the format counts as its largest number.
+/// Closed form. A margin beyond the dtype's range counts as its largest number.
 ///
 /// # Errors
 /// As [`dpo_loss`](crate::dpo_loss); [`Error::Shape`], [`Error::DType`] and [`Error::Device`] for annotations that do not go
@@ -96,12 +96,11 @@ pub fn annotated_dpo_loss(
     annotations: &PairAnnotations,
 ) -> Result<Tensor<1>> {
     let pairs = compare(policy, reference)?;
-    let delta = pairs.log_ratio.difference();
-    let dtype = delta.dtype();
+    let (delta, dtype) = (pairs.log_ratio.difference(), pairs.dtype);
     let checked = |what, numbers: &Option<Tensor<1>>| {
         numbers.as_ref().map(|numbers| per_pair(what, numbers, policy, dtype)).transpose()
     };
-    let scaled = |numbers: Numbers, beta: &Option<Numbers>| match beta {
+    let scaled = |numbers: Expr, beta: &Option<Expr>| match beta {
         Some(betas) => numbers * betas.clone(),
         None => numbers * annotations.beta.get(),
     };
@@ -120,29 +119,29 @@ pub fn annotated_dpo_loss(
     });
     let (right, wrong) = (softplus(z.clone().neg()), softplus(z.clone()));
     let (pull, push) = (sigmoid(z.clone().neg()).neg(), sigmoid(z));
-    let (loss, slope) = match certainty {
+    let (loss, derivative) = match certainty {
         Some(q) => {
             let doubt = q.clone().neg() + 1.0;
             (right * q.clone() + wrong * doubt.clone(), pull * q + push * doubt)
         }
         None => (right, pull),
     };
-    let slope = scaled(slope, &betas);
-    Ok(pairs.policy.loss_of_difference(loss, slope))
+    let derivative = scaled(derivative, &betas);
+    Ok(pairs.policy.loss_of_difference(loss, derivative))
 }
 
-/// Numbers that go with the pairs, as constants in the format of `like`. Infinities become NaN.
-fn per_pair(what: &'static str, numbers: &Tensor<1>, policy: &PairLogProbs, dtype: DType) -> Result<Numbers> {
+/// Numbers that go with the pairs, as constants in the dtype of the log-probs. Infinities become NaN.
+fn per_pair(what: &'static str, numbers: &Tensor<1>, policy: &PairLogProbs, dtype: FloatDType) -> Result<Expr> {
     if numbers.dims() != [policy.pairs()] {
         return Err(Error::Shape { what, expected: vec![policy.pairs()], actual: numbers.dims().to_vec() });
     }
     check_same_device("policy", &policy.device(), what, &numbers.device())?;
     check_float(what, numbers)?;
-    let numbers = Numbers::of(&numbers.clone().without_autodiff().cast(FloatDType::from(dtype)));
+    let numbers = Expr::of(&numbers.clone().without_autodiff().cast(dtype));
     let infinite = numbers.clone().is_inf();
     Ok(nan_where(infinite, numbers))
 }
 
-fn nan_where(outside: Flags, numbers: Numbers) -> Numbers {
+fn nan_where(outside: BoolExpr, numbers: Expr) -> Expr {
     numbers.mask_fill(outside, f64::NAN)
 }

@@ -1,13 +1,13 @@
 //! Alignment via Optimal Transport: distributions of a batch, not pairs.
 
-use burn_tensor::{Int, IntDType, Tensor};
+use burn_tensor::{Int, Tensor};
 
 use super::{Beta, LabelSmoothing, cdpo::smoothed};
 use crate::{
     PairLogProbs, Result,
-    numbers::{Numbers, finite},
-    ops::{ascending_in_one_launch, indices, saves_launches},
-    pairs::{Policy, compare},
+    compare::{Compared, Policy, compare},
+    expr::{Expr, finite},
+    ops::argsort,
 };
 
 /// AOT for pairs: the policy's preference gaps should dominate the reference's, as distributions over the batch. One loss per
@@ -57,18 +57,13 @@ pub fn aot_loss(
     beta: Beta,
     label_smoothing: LabelSmoothing,
 ) -> Result<Tensor<1>> {
-    let pairs = compare(policy, reference)?;
-    let of_policy = pairs.policy.numbers().difference().compute();
-    let of_reference = pairs.reference.difference().compute();
-    let order = ascending(of_policy.clone());
-    let of_reference = sorted(of_reference);
-
-    let (loss, slope) =
-        smoothed(finite((numbers(of_policy, &order) - Numbers::of(&of_reference)) * beta.get()), label_smoothing);
-    let slope = slope * beta.get();
-
-    let [chosen, rejected] = pairs.policy.sides().map(|sums| picked(sums, &order));
-    Ok(Policy::Apart { chosen, rejected }.loss_of_difference(loss, slope))
+    let Compared { policy, reference, .. } = compare(policy, reference)?;
+    let of_policy = policy.log_probs().difference().evaluate();
+    let of_reference = reference.difference().evaluate();
+    let order = argsort(of_policy.clone());
+    let margin = ordered(of_policy, &order) - sorted(of_reference);
+    let (loss, derivative) = smoothed(finite(margin * beta.get()), label_smoothing);
+    Ok(reordered(policy, [&order, &order]).loss_of_difference(loss, derivative * beta.get()))
 }
 
 /// AOT for unpaired completions: the log-ratios of the chosen should dominate those of the rejected, as distributions over
@@ -114,64 +109,33 @@ pub fn aot_unpaired_loss(
     beta: Beta,
     label_smoothing: LabelSmoothing,
 ) -> Result<Tensor<1>> {
-    let pairs = compare(policy, reference)?;
-    let (chosen, rejected) = (pairs.log_ratio.chosen.compute(), pairs.log_ratio.rejected.compute());
-    let (order_of_chosen, order_of_rejected) = (ascending(chosen.clone()), ascending(rejected.clone()));
-
-    let margin = numbers(chosen, &order_of_chosen) - numbers(rejected, &order_of_rejected);
-    let (loss, slope) = smoothed(finite(margin * beta.get()), label_smoothing);
-    let slope = slope * beta.get();
-
-    let [chosen, rejected] = pairs.policy.sides();
-    let policy =
-        Policy::Apart { chosen: picked(chosen, &order_of_chosen), rejected: picked(rejected, &order_of_rejected) };
-    Ok(policy.loss_of_difference(loss, slope))
+    let Compared { policy, log_ratio, .. } = compare(policy, reference)?;
+    let (chosen, rejected) = (log_ratio.chosen.evaluate(), log_ratio.rejected.evaluate());
+    let (order_of_chosen, order_of_rejected) = (argsort(chosen.clone()), argsort(rejected.clone()));
+    let margin = ordered(chosen, &order_of_chosen) - ordered(rejected, &order_of_rejected);
+    let (loss, derivative) = smoothed(finite(margin * beta.get()), label_smoothing);
+    let policy = reordered(policy, [&order_of_chosen, &order_of_rejected]);
+    Ok(policy.loss_of_difference(loss, derivative * beta.get()))
 }
 
-fn sorted(numbers: Tensor<1>) -> Tensor<1> {
-    let order = ascending(numbers.clone());
-    picked(numbers, &order)
+/// Numbers, smallest first.
+fn sorted(numbers: Tensor<1>) -> Expr {
+    let order = argsort(numbers.clone());
+    ordered(numbers, &order)
 }
 
-/// Constants in that order.
-fn numbers(numbers: Tensor<1>, order: &Tensor<1, Int>) -> Numbers {
-    Numbers::of(&picked(numbers, order))
+/// Numbers in an order.
+fn ordered(numbers: Tensor<1>, order: &Tensor<1, Int>) -> Expr {
+    Expr::of(&selected(numbers, order.clone()))
 }
 
-/// `numbers`, in that order. Gradient flows back to where each came from.
-fn picked(numbers: Tensor<1>, order: &Tensor<1, Int>) -> Tensor<1> {
-    if order.dims() == [0] { numbers } else { numbers.select(0, order.clone()) }
+/// A policy whose chosen and rejected log-probs are each in an order.
+fn reordered(policy: Policy, [chosen, rejected]: [&Tensor<1, Int>; 2]) -> Policy {
+    let pairs = chosen.dims()[0] as i32;
+    let order = Tensor::cat(vec![chosen.clone(), rejected.clone() + pairs], 0);
+    Policy::of_stack(selected(policy.stack(), order))
 }
 
-/// The index of the smallest number, of the next, …; equal ones by index, NaN last.
-///
-/// burn's own sort reads to the host on GPUs, and does not say which of two equal numbers comes first.
-fn ascending(numbers: Tensor<1>) -> Tensor<1, Int> {
-    let [count] = numbers.dims();
-    let device = numbers.device();
-    if count == 0 {
-        return indices(count, &device);
-    }
-    if saves_launches(&device, numbers.dtype()) {
-        return ascending_in_one_launch(numbers);
-    }
-    let index = indices(count, &device);
-    let nan = numbers.clone().is_nan();
-    let numbers = numbers.mask_fill(nan.clone(), 0.0);
-    let column = |row: Tensor<1, Int>| row.reshape([count, 1]).expand([count, count]);
-    let row = |row: Tensor<1, Int>| row.reshape([1, count]).expand([count, count]);
-    let (earlier, nan) = (column(index.clone()).greater(row(index.clone())), nan.int().cast(IntDType::I32));
-    let (mine, other) = (
-        numbers.clone().reshape([count, 1]).expand([count, count]),
-        numbers.reshape([1, count]).expand([count, count]),
-    );
-    let (nan_mine, nan_other) = (column(nan.clone()), row(nan));
-    let alike = nan_mine.clone().equal(nan_other.clone());
-    let smaller = other.clone().lower(mine.clone()).bool_or(other.equal(mine).bool_and(earlier.clone()));
-    // among numbers by size, among NaN by index, numbers before NaN; NaN is 0 in `smaller`, so its own ties go by index
-    let before = alike.bool_and(smaller).bool_or(nan_other.lower(nan_mine));
-    let rank = before.int().cast(IntDType::I32).sum_dim(1);
-
-    let at_rank = rank.reshape([1, count]).expand([count, count]).equal(column(index.clone()));
-    row(index).mask_fill(at_rank.bool_not(), 0).sum_dim(1).reshape([count])
+fn selected(numbers: Tensor<1>, order: Tensor<1, Int>) -> Tensor<1> {
+    if order.dims() == [0] { numbers } else { numbers.select(0, order) } // burn's selection of nothing leaves the graph
 }

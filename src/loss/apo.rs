@@ -5,8 +5,9 @@ use burn_tensor::Tensor;
 use super::Beta;
 use crate::{
     PairLogProbs, Result,
-    numbers::{Numbers, sigmoid},
-    pairs::{Sides, compare},
+    compare::compare,
+    expr::{Expr, sigmoid},
+    sides::Sides,
 };
 
 /// APO-zero: chosen completions up, rejected ones down. For chosen completions better than what the model writes itself. One
@@ -49,8 +50,8 @@ pub fn apo_zero_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta
     let (chosen, rejected) = (pairs.log_ratio.chosen * beta, pairs.log_ratio.rejected * beta);
 
     let loss = sigmoid(chosen.clone().neg()) + sigmoid(rejected.clone());
-    let of_chosen = sigmoid_slope(chosen).neg();
-    let of_rejected = sigmoid_slope(rejected);
+    let of_chosen = sigmoid_derivative(chosen).neg();
+    let of_rejected = sigmoid_derivative(rejected);
 
     Ok(pairs.policy.loss(loss, Sides { chosen: of_chosen * beta, rejected: of_rejected * beta }))
 }
@@ -92,13 +93,13 @@ pub fn apo_down_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta
     let margin = pairs.log_ratio.difference() * beta;
 
     let loss = sigmoid(chosen.clone()) + sigmoid(margin.clone().neg());
-    let of_rejected = sigmoid_slope(margin);
-    let of_chosen = sigmoid_slope(chosen) - of_rejected.clone();
+    let of_rejected = sigmoid_derivative(margin);
+    let of_chosen = sigmoid_derivative(chosen) - of_rejected.clone();
 
     Ok(pairs.policy.loss(loss, Sides { chosen: of_chosen * beta, rejected: of_rejected * beta }))
 }
 
 /// `σ′(x) = σ(x) σ(−x)`.
-pub(super) fn sigmoid_slope(x: Numbers) -> Numbers {
+pub(super) fn sigmoid_derivative(x: Expr) -> Expr {
     sigmoid(x.clone()) * sigmoid(x.neg())
 }

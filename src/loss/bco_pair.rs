@@ -5,8 +5,9 @@ use burn_tensor::Tensor;
 use super::Beta;
 use crate::{
     PairLogProbs, Result,
-    numbers::{sigmoid, softplus},
-    pairs::{Sides, compare},
+    compare::compare,
+    expr::{sigmoid, softplus},
+    sides::Sides,
 };
 
 /// BCO for pairs: the reward as the logit of a classifier, for each completion on its own. One loss per pair.

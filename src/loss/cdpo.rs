@@ -5,7 +5,7 @@ use burn_tensor::Tensor;
 use super::{Beta, FDivergence, LabelSmoothing, margin::margin};
 use crate::{
     PairLogProbs, Result,
-    numbers::{Numbers, sigmoid, softplus},
+    expr::{Expr, sigmoid, softplus},
 };
 
 /// Conservative DPO (label smoothing): each label is wrong with probability `ε`. One loss per pair.
@@ -33,7 +33,7 @@ use crate::{
 /// ```
 ///
 /// # Numerics
-/// Closed form. A margin beyond the format counts as its largest number.
+/// Closed form. A margin beyond the dtype's range counts as its largest number.
 ///
 /// # Errors
 /// As [`dpo_loss`](crate::dpo_loss).
@@ -49,15 +49,15 @@ pub fn cdpo_loss(
     divergence: FDivergence,
 ) -> Result<Tensor<1>> {
     let margin = margin(policy, reference, beta.get(), divergence)?;
-    let (loss, slope) = smoothed(margin.finite_z(), label_smoothing);
-    Ok(margin.loss(loss, slope))
+    let (loss, derivative) = smoothed(margin.finite_z(), label_smoothing);
+    Ok(margin.loss(loss, derivative))
 }
 
-/// `(1 − ε) log(1 + e^−z) + ε log(1 + e^z)`, and its slope `ε σ(z) − (1 − ε) σ(−z)`.
-pub(super) fn smoothed(z: Numbers, label_smoothing: LabelSmoothing) -> (Numbers, Numbers) {
+/// `(1 − ε) log(1 + e^−z) + ε log(1 + e^z)`, and its derivative `ε σ(z) − (1 − ε) σ(−z)`.
+pub(super) fn smoothed(z: Expr, label_smoothing: LabelSmoothing) -> (Expr, Expr) {
     let epsilon = label_smoothing.get();
     let against = z.clone().neg();
     let loss = softplus(against.clone()) * (1.0 - epsilon) + softplus(z.clone()) * epsilon;
-    let slope = sigmoid(z) * epsilon - sigmoid(against) * (1.0 - epsilon);
-    (loss, slope)
+    let derivative = sigmoid(z) * epsilon - sigmoid(against) * (1.0 - epsilon);
+    (loss, derivative)
 }

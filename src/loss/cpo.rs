@@ -3,7 +3,7 @@
 use burn_tensor::Tensor;
 
 use super::{Beta, LabelSmoothing, cdpo::smoothed};
-use crate::{PairLogProbs, Result, numbers::finite, pairs::alone};
+use crate::{PairLogProbs, Result, compare::alone, expr::finite};
 
 /// CPO: DPO with a uniform reference, which cancels. One loss per pair.
 ///
@@ -35,8 +35,8 @@ use crate::{PairLogProbs, Result, numbers::finite, pairs::alone};
 /// Xu et al. 2024, section 3 (arXiv:2401.08417).
 pub fn cpo_loss(policy: &PairLogProbs, beta: Beta, label_smoothing: LabelSmoothing) -> Result<Tensor<1>> {
     let policy = alone(policy);
-    let z = finite(policy.numbers().difference() * beta.get());
-    let (loss, slope) = smoothed(z, label_smoothing);
-    let slope = slope * beta.get();
-    Ok(policy.loss_of_difference(loss, slope))
+    let z = finite(policy.log_probs().difference() * beta.get());
+    let (loss, derivative) = smoothed(z, label_smoothing);
+    let derivative = derivative * beta.get();
+    Ok(policy.loss_of_difference(loss, derivative))
 }

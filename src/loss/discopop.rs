@@ -5,7 +5,7 @@ use burn_tensor::Tensor;
 use super::{Beta, FDivergence, Temperature, margin::margin};
 use crate::{
     PairLogProbs, Result,
-    numbers::{exp, sigmoid, softplus},
+    expr::{exp, sigmoid, softplus},
 };
 
 /// DiscoPOP, the log-ratio modulated loss: logistic for small margins, exponential for large ones. One loss per pair.
@@ -34,7 +34,7 @@ use crate::{
 ///
 /// # Numerics
 /// `m e^(−z)` is computed as one exponential, so that it is 0 and not `0 · ∞` where the margin is far below 0. A margin beyond
-/// the format counts as its largest number.
+/// the dtype's range counts as its largest number.
 ///
 /// # Errors
 /// As [`dpo_loss`](crate::dpo_loss).
@@ -57,8 +57,8 @@ pub fn discopop_loss(
 
     let loss = logistic.clone() * softplus_against.clone() + modulated.clone();
     // m′ = m (1 − m)/τ, times what it weighs; both terms with m e^(−z) together, as each may be ∞
-    let slope = modulated * (logistic.clone() / tau - 1.0)
+    let derivative = modulated * (logistic.clone() / tau - 1.0)
         - (exponential * softplus_against / tau + sigmoid(z.neg())) * logistic;
 
-    Ok(margin.loss(loss, slope))
+    Ok(margin.loss(loss, derivative))
 }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::Alpha;
 use crate::{
     PairLogProbs,
-    numbers::{Numbers, exp, exp_of_half, expm1, log1p_of_at_most_one, sigmoid, softplus},
-    pairs::Sides,
+    expr::{Expr, exp, exp_half, expm1, log1p_of_at_most_one, sigmoid, softplus},
+    sides::Sides,
 };
 
 /// The divergence that holds the policy to the reference; it decides what a log-ratio is worth.
@@ -25,7 +25,7 @@ use crate::{
 ///
 /// # Numerics
 /// Exponential scores are never subtracted from each other: `s(a) − s(b)` is computed from `a − b`, so that it is exact for α
-/// near 1 and no `∞ − ∞` where both completions are far less likely than under the reference. What is beyond the format is ±∞.
+/// near 1 and no `∞ − ∞` where both completions are far less likely than under the reference. What is beyond the dtype's range is ±∞.
 ///
 /// # Source
 /// Wang et al. 2024, "Beyond Reverse KL" (arXiv:2309.16240).
@@ -46,11 +46,11 @@ pub enum FDivergence {
     },
 }
 
-/// A difference of scores, and the factors that its slope in either log-prob is the product of (β aside).
+/// A difference of scores, and the factors that its derivative in either log-prob is the product of (β aside).
 pub(super) struct ScoreDifference {
-    pub value: Numbers,
-    pub chosen_factors: Vec<Numbers>,
-    pub rejected_factors: Vec<Numbers>,
+    pub value: Expr,
+    pub chosen_factors: Vec<Expr>,
+    pub rejected_factors: Vec<Expr>,
 }
 
 /// What kind of function a score is.
@@ -72,25 +72,22 @@ impl FDivergence {
     }
 
     /// `s(a) − s(b)`.
-    pub(super) fn difference(self, log_ratio: Sides) -> ScoreDifference {
+    pub(super) fn difference(self, log_ratio: Sides<Expr>) -> ScoreDifference {
         self.score().difference(log_ratio)
     }
 
     /// `s(a)/n − s(b)/m` with the token counts of `policy`; an empty completion has 0 for its term.
-    pub(super) fn difference_per_token(self, log_ratio: Sides, policy: &PairLogProbs) -> ScoreDifference {
-        let inverse = policy.inverse_token_counts(&log_ratio.chosen);
-        let zero_if_empty = |log_ratio: Numbers, inverse: &Numbers| {
-            log_ratio.mask_fill(inverse.clone().equal_elem(0.0), 0.0) // whatever a sum of nothing holds
+    pub(super) fn difference_per_token(self, log_ratio: Sides<Expr>, policy: &PairLogProbs) -> ScoreDifference {
+        let inverse = policy.inverse_token_counts();
+        let zero_if_empty = |log_ratio: Expr, inverse: Expr| {
+            log_ratio.mask_fill(inverse.equal_elem(0.0), 0.0) // whatever a sum of nothing holds
         };
-        let log_ratio = Sides {
-            chosen: zero_if_empty(log_ratio.chosen, &inverse.chosen),
-            rejected: zero_if_empty(log_ratio.rejected, &inverse.rejected),
-        };
+        let log_ratio = log_ratio.zip(inverse.clone(), zero_if_empty);
         let score = self.score();
         let value = score.difference_of_means(&log_ratio, &inverse);
-        let factors = |log_ratio: Numbers, inverse: Numbers| {
-            let mut factors = vec![inverse]; // first: what is beyond the format before it need not be after
-            factors.extend(score.slope_factors(log_ratio));
+        let factors = |log_ratio: Expr, inverse: Expr| {
+            let mut factors = vec![inverse]; // first: what is beyond the dtype's range before it need not be after
+            factors.extend(score.derivative_factors(log_ratio));
             factors
         };
         ScoreDifference {
@@ -102,7 +99,7 @@ impl FDivergence {
 }
 
 /// `ρ(c) − ρ(r)` with `ρ(x) = (1 − e^(−αx))/α`, AlphaPO's reward: the score of the α-divergence `1 − α`.
-pub(super) fn alphapo_difference(means: Sides, alpha: Alpha) -> ScoreDifference {
+pub(super) fn alphapo_difference(means: Sides<Expr>, alpha: Alpha) -> ScoreDifference {
     Score::exponential(-alpha.get()).difference(means)
 }
 
@@ -112,7 +109,7 @@ impl Score {
         if kappa.abs() < 1e-30 { Score::Identity } else { Score::Exponential(kappa) }
     }
 
-    fn difference(&self, of: Sides) -> ScoreDifference {
+    fn difference(&self, of: Sides<Expr>) -> ScoreDifference {
         let value = match *self {
             Score::Identity => of.clone().difference(),
             Score::LogSigmoid => softplus(of.rejected.clone().neg()) - softplus(of.chosen.clone().neg()),
@@ -120,13 +117,13 @@ impl Score {
         };
         ScoreDifference {
             value,
-            chosen_factors: self.slope_factors(of.chosen),
-            rejected_factors: self.slope_factors(of.rejected),
+            chosen_factors: self.derivative_factors(of.chosen),
+            rejected_factors: self.derivative_factors(of.rejected),
         }
     }
 
-    fn difference_of_means(&self, of: &Sides, inverse: &Sides) -> Numbers {
-        let mean = |score: &dyn Fn(Numbers) -> Numbers| {
+    fn difference_of_means(&self, of: &Sides<Expr>, inverse: &Sides<Expr>) -> Expr {
+        let mean = |score: &dyn Fn(Expr) -> Expr| {
             score(of.chosen.clone()) * inverse.chosen.clone() - score(of.rejected.clone()) * inverse.rejected.clone()
         };
         match *self {
@@ -146,12 +143,12 @@ impl Score {
     }
 
     /// `s′(u)`, in factors that are finite each.
-    fn slope_factors(&self, u: Numbers) -> Vec<Numbers> {
+    fn derivative_factors(&self, u: Expr) -> Vec<Expr> {
         match *self {
             Score::Identity => vec![],
             Score::LogSigmoid => vec![sigmoid(u.neg())],
             Score::Exponential(kappa) => {
-                let half = exp_of_half(u * kappa);
+                let half = exp_half(u * kappa);
                 vec![half.clone(), half]
             }
         }
@@ -161,20 +158,20 @@ impl Score {
 /// `e^(κa)` and `e^(κb)`, relative to the larger of them.
 struct Powers {
     /// `max(κa, κb)`.
-    largest: Numbers,
+    largest: Expr,
     scaled: Scaled,
 }
 
 /// Over `e^largest`.
 struct Scaled {
     /// `e^(κa) − e^(κb)`, from `a − b`.
-    gap: Numbers,
+    gap: Expr,
     /// `e^(κb)`.
-    rejected: Numbers,
+    rejected: Expr,
 }
 
 impl Powers {
-    fn of(of: &Sides, kappa: f64) -> Self {
+    fn of(of: &Sides<Expr>, kappa: f64) -> Self {
         let (chosen, rejected) = (of.chosen.clone() * kappa, of.rejected.clone() * kappa);
         let ahead = (of.chosen.clone() - of.rejected.clone()) * kappa;
         let behind = ahead.clone().lower_elem(0.0);
@@ -189,14 +186,14 @@ impl Powers {
     }
 
     /// `f(scaled) · e^largest`.
-    fn times(self, f: impl Fn(Scaled) -> Numbers) -> Numbers {
-        let half = exp_of_half(self.largest);
+    fn times(self, f: impl Fn(Scaled) -> Expr) -> Expr {
+        let half = exp_half(self.largest);
         f(self.scaled) * half.clone() * half
     }
 }
 
 /// `log 2 + log σ(u) = −log((1 + e^−u)/2) = −log1p((e^−u − 1)/2)`, exact where it is near 0.
-fn log_two_sigmoid(u: Numbers) -> Numbers {
+fn log_two_sigmoid(u: Expr) -> Expr {
     let far = u.clone().abs().greater_elem(std::f64::consts::LN_2);
     let plain = softplus(u.clone().neg()).neg() + std::f64::consts::LN_2;
     log1p_of_at_most_one(expm1(u.neg().mask_fill(far.clone(), 0.0)) / 2.0).neg().mask_where(far, plain)

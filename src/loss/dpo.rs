@@ -53,7 +53,7 @@ use crate::{PairLogProbs, Result};
 ///
 /// # Edge cases
 /// - NaN anywhere in a pair makes that pair's loss and gradient NaN and leaves the others alone.
-/// - `β Δ = +∞` has loss 0 and gradient 0, `−∞` has loss +∞ and gradient `∓β`. Sums beyond half of the format's range
+/// - `β Δ = +∞` has loss 0 and gradient 0, `−∞` has loss +∞ and gradient `∓β`. Sums beyond half of the dtype's range
 ///   may reach either.
 /// - No pairs give an empty tensor.
 ///
@@ -94,7 +94,7 @@ pub fn dpo_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta) -> 
 /// ```
 ///
 /// # Edge cases
-/// Where the policy is far below the reference, forward KL's slope grows like `e^−u`; beyond the format it is ±∞, or 0 where
+/// Where the policy is far below the reference, forward KL's derivative grows like `e^−u`; beyond the dtype's range it is ±∞, or 0 where
 /// the pair is ranked right by as much.
 ///
 /// # Errors

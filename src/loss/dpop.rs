@@ -5,8 +5,9 @@ use burn_tensor::Tensor;
 use super::{Beta, Weight};
 use crate::{
     PairLogProbs, Result,
-    numbers::{sigmoid, softplus},
-    pairs::{Sides, compare},
+    compare::compare,
+    expr::{sigmoid, softplus},
+    sides::Sides,
 };
 
 /// DPO-Positive: the margin loses `λ` times what the chosen completion has become less likely. One loss per pair.
@@ -35,7 +36,7 @@ use crate::{
 /// ```
 ///
 /// # Edge cases
-/// Where policy and reference agree the penalty's slope is taken as 0: training starts as DPO does.
+/// Where policy and reference agree the penalty's derivative is taken as 0: training starts as DPO does.
 ///
 /// # Errors
 /// As [`dpo_loss`](crate::dpo_loss).
@@ -50,8 +51,8 @@ pub fn dpop_loss(policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta, la
     let z = (pairs.log_ratio.difference() - penalty) * beta;
 
     let loss = softplus(z.clone().neg());
-    let slope = sigmoid(z.neg()) * beta;
-    let of_chosen = slope.clone().mask_where(fell, slope.clone() * (1.0 + lambda)).neg();
+    let derivative = sigmoid(z.neg()) * beta;
+    let of_chosen = derivative.clone().mask_where(fell, derivative.clone() * (1.0 + lambda)).neg();
 
-    Ok(pairs.policy.loss(loss, Sides { chosen: of_chosen, rejected: slope }))
+    Ok(pairs.policy.loss(loss, Sides { chosen: of_chosen, rejected: derivative }))
 }

@@ -5,7 +5,7 @@ use burn_tensor::Tensor;
 use super::{Beta, ExoSmoothing, FDivergence, margin::margin};
 use crate::{
     PairLogProbs, Result,
-    numbers::{sigmoid, softplus},
+    expr::{sigmoid, softplus},
 };
 
 /// EXO for pairs: the reverse KL divergence from the policy's preference to the smoothed label. One loss per pair.
@@ -33,7 +33,7 @@ use crate::{
 /// ```
 ///
 /// # Numerics
-/// Closed form: the slope is `σ(z) σ(−z) (z − log((1 − ε)/ε))`. A margin beyond the format counts as its largest number.
+/// Closed form: the derivative is `σ(z) σ(−z) (z − log((1 − ε)/ε))`. A margin beyond the dtype's range counts as its largest number.
 ///
 /// # Edge cases
 /// The gradient vanishes far out on both sides: on the wrong one, too, it no longer pulls.
@@ -57,7 +57,7 @@ pub fn exo_pair_loss(
 
     let loss = (softplus(z.clone().neg()) + log_right).neg() * right.clone()
         - (softplus(z.clone()) + log_wrong) * wrong.clone();
-    let slope = right * wrong * (z - (log_right - log_wrong));
+    let derivative = right * wrong * (z - (log_right - log_wrong));
 
-    Ok(margin.loss(loss, slope))
+    Ok(margin.loss(loss, derivative))
 }

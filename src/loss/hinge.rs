@@ -3,7 +3,7 @@
 use burn_tensor::Tensor;
 
 use super::{Beta, FDivergence, TargetMargin, margin::margin};
-use crate::{PairLogProbs, Result, numbers::Numbers, pairs::alone};
+use crate::{PairLogProbs, Result, compare::alone, expr::Expr};
 
 /// The hinge loss of the reward margin (SLiC's and RSO's loss in DPO's terms). One loss per pair.
 ///
@@ -44,8 +44,8 @@ pub fn hinge_loss(
     divergence: FDivergence,
 ) -> Result<Tensor<1>> {
     let margin = margin(policy, reference, beta.get(), divergence)?;
-    let (loss, slope) = shortfall(margin.z(), 1.0);
-    Ok(margin.loss(loss, slope))
+    let (loss, derivative) = shortfall(margin.z(), 1.0);
+    Ok(margin.loss(loss, derivative))
 }
 
 /// SLiC's calibration loss: the chosen completion should be `δ` nats more likely than the rejected one. One loss per pair.
@@ -80,14 +80,14 @@ pub fn hinge_loss(
 /// Zhao et al. 2023, section 2 (arXiv:2305.10425).
 pub fn slic_loss(policy: &PairLogProbs, delta: TargetMargin) -> Result<Tensor<1>> {
     let policy = alone(policy);
-    let (loss, slope) = shortfall(policy.numbers().difference(), delta.get());
-    Ok(policy.loss_of_difference(loss, slope))
+    let (loss, derivative) = shortfall(policy.log_probs().difference(), delta.get());
+    Ok(policy.loss_of_difference(loss, derivative))
 }
 
-/// `max(0, target − z)`, and its slope: −1 below the target, 0 from there on, NaN where `z` is.
-fn shortfall(z: Numbers, target: f64) -> (Numbers, Numbers) {
+/// `max(0, target − z)`, and its derivative: −1 below the target, 0 from there on, NaN where `z` is.
+fn shortfall(z: Expr, target: f64) -> (Expr, Expr) {
     let (below, reached) = (z.clone().lower_elem(target), z.clone().greater_equal_elem(target));
     let loss = (z.clone().neg() + target).mask_fill(reached.clone(), 0.0);
-    let slope = z.mask_fill(below, -1.0).mask_fill(reached, 0.0);
-    (loss, slope)
+    let derivative = z.mask_fill(below, -1.0).mask_fill(reached, 0.0);
+    (loss, derivative)
 }

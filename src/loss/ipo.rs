@@ -53,7 +53,7 @@ pub fn ipo_loss(
     let beyond = margin.z() - 0.5 / beta.get();
 
     let loss = beyond.clone() * beyond.clone();
-    let slope = beyond * 2.0;
+    let derivative = beyond * 2.0;
 
-    Ok(margin.loss(loss, slope))
+    Ok(margin.loss(loss, derivative))
 }

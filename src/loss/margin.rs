@@ -5,17 +5,18 @@ use burn_tensor::Tensor;
 use super::{FDivergence, divergence::ScoreDifference};
 use crate::{
     PairLogProbs, Result,
-    numbers::{Numbers, finite, sigmoid, softplus},
-    pairs::{Policy, Sides, compare},
+    compare::{Policy, compare},
+    expr::{Expr, finite, sigmoid, softplus},
+    sides::Sides,
 };
 
 /// `z = scale · (s(a) − s(b))`, and what it was made of. The scale is β, or 1 where a loss reads its parameter otherwise.
 pub(super) struct Margin {
-    z: Numbers,
+    z: Expr,
     scale: f64,
     policy: Policy,
-    chosen_factors: Vec<Numbers>,
-    rejected_factors: Vec<Numbers>,
+    chosen_factors: Vec<Expr>,
+    rejected_factors: Vec<Expr>,
 }
 
 /// The margin of summed log-ratios.
@@ -46,33 +47,34 @@ impl Margin {
         Self { z: value * scale, scale, policy, chosen_factors, rejected_factors }
     }
 
-    /// `z`, without a graph; ±∞ where it is beyond the format.
-    pub fn z(&self) -> Numbers {
+    /// `z`, without a graph; ±∞ where it is beyond the dtype's range.
+    pub fn z(&self) -> Expr {
         self.z.clone()
     }
 
-    /// `z`, held at the format's largest number: for losses in which it meets a factor that may be 0.
-    pub fn finite_z(&self) -> Numbers {
+    /// `z`, held at the dtype's largest number: for losses in which it meets a factor that may be 0.
+    pub fn finite_z(&self) -> Expr {
         finite(self.z.clone())
     }
 
     /// `−log σ(z)`, of a `z` that is the margin but for a constant.
-    pub fn logistic(self, z: Numbers) -> Tensor<1> {
+    pub fn logistic(self, z: Expr) -> Tensor<1> {
         let against = z.neg();
-        let slope = sigmoid(against.clone()).neg();
-        self.loss(softplus(against), slope)
+        let derivative = sigmoid(against.clone()).neg();
+        self.loss(softplus(against), derivative)
     }
 
-    /// The loss with that value, whose derivative in `z` is `slope`.
-    pub fn loss(self, value: Numbers, slope: Numbers) -> Tensor<1> {
-        let partial = |factors: Vec<Numbers>| {
+    /// The loss with that value, whose derivative in `z` is `derivative`.
+    pub fn loss(self, value: Expr, derivative: Expr) -> Tensor<1> {
+        let partial = |factors: Vec<Expr>| {
             if factors.is_empty() {
-                return slope.clone() * self.scale;
+                return derivative.clone() * self.scale;
             }
-            // a slope of ∞ and a factor of 0 are both too far for the format, not undefined
-            factors.into_iter().fold(finite(slope.clone()) * self.scale, |slope, factor| slope * factor)
+            // a derivative of ∞ and a factor of 0 are both beyond the range of the dtype, not undefined
+            factors.into_iter().fold(finite(derivative.clone()) * self.scale, |derivative, factor| derivative * factor)
         };
-        let slopes = Sides { chosen: partial(self.chosen_factors), rejected: partial(self.rejected_factors).neg() };
-        self.policy.loss(value, slopes)
+        let derivatives =
+            Sides { chosen: partial(self.chosen_factors), rejected: partial(self.rejected_factors).neg() };
+        self.policy.loss(value, derivatives)
     }
 }

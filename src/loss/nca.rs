@@ -5,8 +5,9 @@ use burn_tensor::Tensor;
 use super::Beta;
 use crate::{
     PairLogProbs, Result,
-    numbers::{sigmoid, softplus},
-    pairs::{Sides, compare},
+    compare::compare,
+    expr::{sigmoid, softplus},
+    sides::Sides,
 };
 
 /// NCA for pairs: each reward is held against 0, so that the chosen log-prob does not fall. One loss per pair.

@@ -81,8 +81,7 @@ pub fn r_dpo_loss(
     length_weight: Weight,
 ) -> Result<Tensor<1>> {
     let margin = margin(policy, reference, beta.get(), FDivergence::ReverseKl)?;
-    // as floats: counts may be of two integer types, or of one that has no numbers below 0
-    let longer = policy.token_counts(&margin.z()).difference();
+    let longer = policy.token_counts().difference();
     let z = margin.finite_z() - longer * length_weight.get();
     Ok(margin.logistic(z))
 }

@@ -4,8 +4,9 @@ use burn_tensor::Tensor;
 
 use crate::{
     PairLogProbs, Result,
-    numbers::{Numbers, exp, log1mexp, softplus},
-    pairs::{Sides, alone},
+    compare::alone,
+    expr::{Expr, exp, log1mexp, softplus},
+    sides::Sides,
 };
 
 /// The odds-ratio term of ORPO: the odds of the chosen completion against those of the rejected one. One loss per pair.
@@ -33,7 +34,7 @@ use crate::{
 /// ```
 ///
 /// # Numerics
-/// `log(1 − eˣ)` keeps its accuracy at both ends, without a magic constant. The slopes, `−σ(−y)/(1 − e^c)` and
+/// `log(1 − eˣ)` keeps its accuracy at both ends, without a magic constant. The derivatives, `−σ(−y)/(1 − e^c)` and
 /// `σ(−y)/(1 − e^r)`, are exponentials of sums: a chosen completion of probability 1 has a finite one.
 ///
 /// # Edge cases
@@ -48,9 +49,8 @@ use crate::{
 /// Hong et al. 2024, eq. 7 (arXiv:2403.07691).
 pub fn orpo_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
     let sums = alone(policy);
-    let numbers = sums.numbers();
-    let inverse = policy.inverse_token_counts(&numbers.chosen);
-    let Sides { chosen, rejected } = numbers.per_token(&inverse).map(uncertain);
+    let inverse = policy.inverse_token_counts();
+    let Sides { chosen, rejected } = sums.log_probs().per_token(&inverse).map(uncertain);
     let (rest_of_chosen, rest_of_rejected) = (log1mexp(chosen.clone()), log1mexp(rejected.clone()));
     let log_odds_ratio = (chosen - rejected) - (rest_of_chosen.clone() - rest_of_rejected.clone());
 
@@ -63,7 +63,7 @@ pub fn orpo_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
 }
 
 /// The mean log-prob, held below 0 by the smallest normal f32 number.
-fn uncertain(mean: Numbers) -> Numbers {
+fn uncertain(mean: Expr) -> Expr {
     let most = -f64::from(f32::MIN_POSITIVE);
     let certain = mean.clone().greater_elem(most);
     mean.mask_fill(certain, most)

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, error::Short};
 
 /// A checked f64: `$holds` says which numbers are in the domain, `$expected` says it in words.
 macro_rules! parameter {
@@ -62,7 +62,7 @@ macro_rules! parameter {
 
         impl fmt::Display for $Type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
+                Short(self.0).fmt(f)
             }
         }
     };
@@ -169,6 +169,11 @@ impl Weight {
     pub const ONE: Self = Self(1.0);
     pub(super) const USUAL_FOR_DPOP: Self = Self(5.0);
     pub(super) const USUAL_FOR_R_DPO: Self = Self(0.01);
+}
+
+impl LdAlpha {
+    /// 1: plain sums.
+    pub const ONE: Self = Self(1.0);
 }
 
 impl Alpha {

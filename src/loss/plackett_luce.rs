@@ -5,8 +5,9 @@ use burn_tensor::{Bool, FloatDType, Int, IntDType, Tensor, TensorData};
 use super::Beta;
 use crate::{
     Error, RankedLogProbs, Result,
-    numerics::{finite, log1p_of_non_negative},
-    ops::{check_int, check_same_device, closed_form, independent_of, indices},
+    ops::{
+        check_int, check_same_device, closed_form, common_dtype, finite, independent_of, indices, log1p_of_non_negative,
+    },
 };
 
 /// How much of each ranking is known.
@@ -85,17 +86,17 @@ pub fn plackett_luce_loss(
     if rankings == 0 {
         return Ok(independent_of(Tensor::zeros([0], (&rewards.device(), rewards.dtype())), &of_policy));
     }
-    let Known { place, present } = Known::new(ranked, &rewards);
+    let ItemMasks { ranked, present } = ItemMasks::new(ranked, &rewards);
     let cube = [rankings, items, items];
-    // [ranking, place k, item j]: the lead of j over k, where j is a present item after a known place k
+    // [ranking, item k, item j]: the lead of j over k, where k is ranked and j is present and comes after k
     let of_item = rewards.clone().reshape([rankings, 1, items]).expand(cube);
-    let of_place = rewards.reshape([rankings, items, 1]).expand(cube);
+    let of_ranked = rewards.reshape([rankings, items, 1]).expand(cube);
     let out = after(items, &of_item)
         .expand(cube)
-        .bool_and(place.reshape([rankings, items, 1]).expand(cube))
+        .bool_and(ranked.reshape([rankings, items, 1]).expand(cube))
         .bool_and(present.reshape([rankings, 1, items]).expand(cube))
         .bool_not();
-    let lead = finite((of_item - of_place).mask_fill(out.clone(), 0.0));
+    let lead = finite((of_item - of_ranked).mask_fill(out.clone(), 0.0));
 
     // log(1 + Σ_j e^lead) = M + log1p(Σ_j e^(lead − M) + e^−M − 1), M = max(0, lead)
     let most = lead.clone().max_dim(2).clamp_min(0.0);
@@ -106,14 +107,14 @@ pub fn plackett_luce_loss(
     let shares = powers / (beside + 1.0);
     let pulled_down = shares.clone().sum_dim(1).reshape([rankings, items]);
     let pulled_up = shares.sum_dim(2).reshape([rankings, items]);
-    let slopes = (pulled_down - pulled_up) * beta.get();
+    let derivatives = (pulled_down - pulled_up) * beta.get();
 
-    Ok(closed_form(loss, [(of_policy, slopes)]).reshape([rankings]))
+    Ok(closed_form(loss, [(of_policy, derivatives)]).reshape([rankings]))
 }
 
-/// Which places are known and which items are there, `[rankings, items]`.
-struct Known {
-    place: Tensor<2, Bool>,
+/// Which items are ranked and which are present, `[rankings, items]`.
+struct ItemMasks {
+    ranked: Tensor<2, Bool>,
     present: Tensor<2, Bool>,
 }
 
@@ -143,7 +144,7 @@ impl RankedItems<'_> {
     }
 }
 
-impl Known {
+impl ItemMasks {
     fn new(ranked: RankedItems, rewards: &Tensor<2>) -> Self {
         let [rankings, items] = rewards.dims();
         let index = indices(items, &rewards.device()).reshape([1, items]).expand([rankings, items]);
@@ -153,38 +154,38 @@ impl Known {
         };
         let first = |count: usize| index.clone().lower_elem(count as i64);
         match ranked {
-            RankedItems::All => Self { place: first(items), present: first(items) },
-            RankedItems::First(ranked) => Self { place: first(ranked), present: first(items) },
+            RankedItems::All => Self { ranked: first(items), present: first(items) },
+            RankedItems::First(ranked) => Self { ranked: first(ranked), present: first(items) },
             RankedItems::Each { ranked, present } => {
                 let present = below(present);
-                Self { place: below(ranked).bool_and(present.clone()), present }
+                Self { ranked: below(ranked).bool_and(present.clone()), present }
             }
         }
     }
 }
 
-/// `[1, items, items]`: whether item `j` (last) comes after place `k`.
+/// `[1, items, items]`: whether item `j` (last) comes after item `k`.
 fn after(items: usize, like: &Tensor<3>) -> Tensor<3, Bool> {
     let flags: Vec<bool> = (0..items * items).map(|cell| cell % items > cell / items).collect();
     Tensor::from_data(TensorData::new(flags, [1, items, items]), &like.device())
 }
 
 impl RankedLogProbs {
-    /// The policy's sums, in the graph that made them, and the rewards, without one.
+    /// The policy's sums, in the graph that computed them, and the rewards, without one.
     fn compared_with(&self, reference: &Self, beta: Beta) -> Result<(Tensor<2>, Tensor<2>)> {
         if self.sum().dims() != reference.sum().dims() {
             let (expected, actual) = (self.sum().dims().to_vec(), reference.sum().dims().to_vec());
             return Err(Error::Shape { what: "reference", expected, actual });
         }
         check_same_device("policy", &self.sum().device(), "reference", &reference.sum().device())?;
-        let dtype = crate::pairs::common_dtype([self.sum().dtype(), reference.sum().dtype()]);
+        let dtype = common_dtype([self.sum().dtype(), reference.sum().dtype()]);
         let policy = self.sum().cast(FloatDType::from(dtype));
         let reference = reference.sum().without_autodiff().cast(FloatDType::from(dtype));
         let constant = policy.clone().without_autodiff();
         if constant.dims()[0] == 0 {
             return Ok((policy, constant)); // burn's own product of no numbers panics on GPUs without fusion
         }
-        // held within the format: two that are beyond it would have no difference
+        // clamped: two infinite rewards would have no difference
         let rewards = finite((constant - reference) * beta.get());
         Ok((policy, rewards))
     }

@@ -5,7 +5,7 @@ use burn_tensor::Tensor;
 use super::{Beta, FDivergence, FlipRate, margin::margin};
 use crate::{
     PairLogProbs, Result,
-    numbers::{sigmoid, softplus},
+    expr::{sigmoid, softplus},
 };
 
 /// Robust DPO: with labels flipped at rate `ε`, its expectation is the loss under the true labels. One loss per pair.
@@ -33,7 +33,7 @@ use crate::{
 /// ```
 ///
 /// # Numerics
-/// Closed form. A margin beyond the format counts as its largest number.
+/// Closed form. A margin beyond the dtype's range counts as its largest number.
 ///
 /// # Edge cases
 /// The loss has no lower bound: it falls like `−z ε/(1 − 2ε)`, and a negative loss is normal.
@@ -55,7 +55,7 @@ pub fn robust_loss(
     let bonus = epsilon / (1.0 - 2.0 * epsilon);
 
     let loss = softplus(z.clone().neg()) - z.clone() * bonus;
-    let slope = (sigmoid(z.neg()) + bonus).neg();
+    let derivative = (sigmoid(z.neg()) + bonus).neg();
 
-    Ok(margin.loss(loss, slope))
+    Ok(margin.loss(loss, derivative))
 }

@@ -1,8 +1,12 @@
 //! Likelihood of the chosen completions: the supervised term that is mixed into preference losses.
 
-use burn_tensor::{FloatDType, IntDType, Tensor};
+use burn_tensor::Tensor;
 
-use crate::{PairLogProbs, Result, pairs::alone};
+use crate::{
+    PairLogProbs, Result,
+    compare::alone,
+    expr::{Expr, sums},
+};
 
 /// Negative log-likelihood of the chosen completions per token of the *batch*, the same for every pair: TRL's `sft`.
 ///
@@ -39,16 +43,15 @@ use crate::{PairLogProbs, Result, pairs::alone};
 /// # Source
 /// TRL's `loss_type="sft"`, formerly `rpo_alpha`.
 pub fn sft_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
-    let chosen = alone(policy).chosen();
-    let pairs = policy.pairs();
-    if pairs == 0 {
-        return Ok(chosen.neg()); // a sum over nothing leaves the graph on some backends
-    }
-    // in 32 bits: a batch may have more tokens than the counts' own type can hold
-    let token_count = policy.chosen().token_count.clone().without_autodiff().cast(IntDType::I32);
-    let chosen = chosen.mask_fill(token_count.clone().lower_elem(1), 0.0);
-    let tokens = token_count.sum().clamp_min(1).cast(FloatDType::from(chosen.dtype()));
-    Ok((chosen.sum().neg() / tokens).expand([pairs]))
+    let policy_sums = alone(policy);
+    let (chosen, count) = (policy_sums.log_probs().chosen, policy.token_counts().chosen);
+    let empty = count.clone().lower_elem(1.0);
+    let totals = sums([chosen.mask_fill(empty.clone(), 0.0), count]);
+    let [total, tokens] = Expr::scalars(totals, policy.pairs());
+    let nothing = tokens.clone().lower_elem(1.0);
+    let per_token = tokens.mask_fill(nothing, 1.0).recip().neg();
+    let loss = total * per_token.clone();
+    Ok(policy_sums.loss_of_all_chosen(loss, per_token.mask_fill(empty, 0.0)))
 }
 
 /// Negative log-likelihood of each chosen completion per token: one loss per pair.
@@ -83,12 +86,8 @@ pub fn sft_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
 /// # Source
 /// The term of Iterative RPO, Pang et al. 2024, eq. 1 (arXiv:2404.19733), and of SLiC and CPO.
 pub fn nll_loss(policy: &PairLogProbs) -> Result<Tensor<1>> {
-    let policy_sums = alone(policy);
-    let chosen = policy_sums.numbers().chosen;
-    let inverse = policy.inverse_token_counts(&chosen).chosen;
-    let empty = inverse.clone().equal_elem(0.0);
-
-    let loss = (chosen * inverse.clone()).mask_fill(empty, 0.0).neg();
-
-    Ok(policy_sums.loss_of_chosen(loss, inverse.neg()))
+    let sums = alone(policy);
+    let inverse = policy.inverse_token_counts();
+    let loss = sums.log_probs().per_token(&inverse).chosen.neg();
+    Ok(sums.loss_of_chosen(loss, inverse.chosen.neg()))
 }

@@ -7,7 +7,7 @@ use super::{
     divergence::{ScoreDifference, alphapo_difference},
     margin::Margin,
 };
-use crate::{PairLogProbs, Result, pairs::alone};
+use crate::{PairLogProbs, Result, compare::alone};
 
 /// SimPO: the log-prob per token is the reward, and should be better by `γ`. One loss per pair.
 ///
@@ -68,7 +68,7 @@ pub fn simpo_loss(policy: &PairLogProbs, beta: Beta, gamma: TargetMargin) -> Res
 ///
 /// # Numerics
 /// The difference of the two rewards is computed from that of the log-probs, exact for small α, and no `∞ − ∞` where both
-/// rewards are beyond the format.
+/// rewards are beyond the dtype's range.
 ///
 /// # Edge cases
 /// A completion without counted tokens has 0 for its log-prob per token, in the value and in the gradient.
@@ -87,9 +87,8 @@ pub fn alphapo_loss(policy: &PairLogProbs, beta: Beta, alpha: Alpha, gamma: Targ
 /// `β (ρ(mean chosen) − ρ(mean rejected))`.
 fn margin_of_means(policy: &PairLogProbs, beta: Beta, alpha: Alpha) -> Margin {
     let sums = alone(policy);
-    let numbers = sums.numbers();
-    let inverse = policy.inverse_token_counts(&numbers.chosen);
-    let means = numbers.per_token(&inverse);
+    let inverse = policy.inverse_token_counts();
+    let means = sums.log_probs().per_token(&inverse);
     let mut rewards: ScoreDifference = alphapo_difference(means, alpha);
     rewards.chosen_factors.insert(0, inverse.chosen);
     rewards.rejected_factors.insert(0, inverse.rejected);

@@ -3,10 +3,7 @@
 use burn_tensor::Tensor;
 
 use super::Beta;
-use crate::{
-    PairLogProbs, Result,
-    pairs::{Sides, compare},
-};
+use crate::{PairLogProbs, Result, compare::compare, sides::Sides};
 
 /// SPPO with hard labels: the log-ratios are regressed on `±1/(2β)`. One loss per pair.
 ///

@@ -2,12 +2,12 @@
 
 use burn_tensor::{Bool, FloatDType, Tensor};
 
-use super::{Beta, Weight, apo::sigmoid_slope};
+use super::{Beta, Weight, apo::sigmoid_derivative};
 use crate::{
     Error, Result, SequenceLogProbs,
-    numbers::{Flags, Numbers, finite, function_of, sigmoid, softplus},
+    compare::{ComparedSequences, compare_sequences},
+    expr::{BoolExpr, Expr, finite, function_of, sigmoid, softplus},
     ops::{check_float, check_same_device, zero},
-    pairs::{ComparedSequences, compare_sequences},
 };
 
 /// Kahneman–Tversky Optimization: one loss per completion.
@@ -53,14 +53,14 @@ use crate::{
 /// ```
 ///
 /// # Numerics
-/// `1 − σ(x)` is computed as `σ(−x)`. Where β (a − kl) is beyond the format, the loss is 0 or its weight.
+/// `1 − σ(x)` is computed as `σ(−x)`. Where β (a − kl) is beyond the dtype's range, the loss is 0 or its weight.
 ///
 /// # Edge cases
 /// NaN stays in its completion; a NaN `kl` is in all. Nothing is skipped.
 ///
 /// # Errors
 /// [`Error::Shape`] if the arguments do not go together, [`Error::Device`] if they are on different devices, [`Error::DType`] for
-/// a `kl` in a format in which the device cannot compute.
+/// a `kl` in a dtype that the device cannot compute in.
 ///
 /// # Source
 /// Ethayarajh et al. 2024, eq. 7 (arXiv:2402.01306).
@@ -75,7 +75,7 @@ pub fn kto_loss(
 ) -> Result<Tensor<1>> {
     let Unpaired { policy, log_ratio, desirable, baseline } = Unpaired::new(policy, reference, desirable, "kl", kl)?;
     let reward = (log_ratio - baseline) * beta.get();
-    let weight = |of: Numbers, sign: f64| {
+    let weight = |of: Expr, sign: f64| {
         let wanted = of.clone() * (sign * desirable_weight.get());
         (of * undesirable_weight.get()).mask_where(desirable.clone(), wanted)
     };
@@ -83,9 +83,9 @@ pub fn kto_loss(
     // 1 − σ(x) = σ(−x); desirable: x = reward, undesirable: x = −reward
     let against = reward.clone().mask_where(desirable.clone(), reward.clone().neg());
     let loss = weight(sigmoid(against), 1.0);
-    let slope = weight(sigmoid_slope(reward), -1.0) * beta.get();
+    let derivative = weight(sigmoid_derivative(reward), -1.0) * beta.get();
 
-    Ok(function_of(policy, loss, [slope]))
+    Ok(function_of(policy, loss, [derivative]))
 }
 
 /// Binary Classifier Optimization: one loss per completion.
@@ -146,10 +146,10 @@ pub fn bco_loss(
 
     let against = logit.clone().mask_where(desirable.clone(), logit.neg());
     let loss = softplus(against.clone());
-    let slope = sigmoid(against);
-    let slope = slope.clone().mask_where(desirable, slope.neg()) * beta.get();
+    let derivative = sigmoid(against);
+    let derivative = derivative.clone().mask_where(desirable, derivative.neg()) * beta.get();
 
-    Ok(function_of(policy, loss, [slope]))
+    Ok(function_of(policy, loss, [derivative]))
 }
 
 /// KTO's estimate of how far the policy is from the reference, `[1]`, in nats, without gradient.
@@ -182,7 +182,7 @@ pub fn bco_loss(
 /// # Source
 /// Ethayarajh et al. 2024, section 4.1 (arXiv:2402.01306); TRL's `KTOTrainer`.
 pub fn kl_estimate(policy: &SequenceLogProbs, reference: &SequenceLogProbs) -> Result<Tensor<1>> {
-    let log_ratio = compare_sequences(policy, reference)?.log_ratio.compute();
+    let log_ratio = compare_sequences(policy, reference)?.log_ratio.evaluate();
     let [count] = log_ratio.dims();
     if count == 0 {
         return Ok(zero(&log_ratio));
@@ -195,10 +195,10 @@ pub fn kl_estimate(policy: &SequenceLogProbs, reference: &SequenceLogProbs) -> R
 /// The arguments that both losses share, checked.
 struct Unpaired {
     policy: Tensor<1>,
-    log_ratio: Numbers,
-    desirable: Flags,
+    log_ratio: Expr,
+    desirable: BoolExpr,
     /// What rewards are measured from.
-    baseline: Numbers,
+    baseline: Expr,
 }
 
 impl Unpaired {
@@ -222,9 +222,9 @@ impl Unpaired {
         check_same_device("policy", &policy.device(), "desirable", &desirable.device())?;
         check_same_device("policy", &policy.device(), baseline_name, &baseline.device())?;
         check_float(baseline_name, baseline)?;
-        let baseline = baseline.clone().without_autodiff().cast(FloatDType::from(policy.dtype()));
-        let desirable = Flags::of(desirable.clone().without_autodiff(), &log_ratio);
-        let baseline = Numbers::everywhere(baseline, &log_ratio);
+        let dtype = FloatDType::from(policy.dtype());
+        let [baseline] = Expr::scalars(baseline.clone().cast(dtype), policy.dims()[0]);
+        let desirable = BoolExpr::of(desirable.clone(), dtype);
         Ok(Self { policy, log_ratio: finite(log_ratio), desirable, baseline })
     }
 }

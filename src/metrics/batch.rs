@@ -6,12 +6,12 @@ use super::{
     columns::{Columns, first_non_finite, of_batch, row_counts, summed_k3, unreadable},
     pair::{Pair, Statistics, TokenLevel},
     preference::PreferenceMetrics,
-    sum::Sides,
 };
 use crate::{
     Beta, Error, PairLogProbs, Result, SequenceStatistics, TokenLogProbs,
+    error::expect_pairs,
     ops::{check_float, check_same_device},
-    pairs::expect_pairs,
+    sides::Sides,
 };
 
 /// One batch of preference pairs, about to be measured: what there must be, and what there may be.
@@ -96,7 +96,7 @@ impl<'a> PreferenceBatch<'a> {
     /// Measures, reading all that is needed back from the device in a single transfer. Gradients are not touched.
     ///
     /// # Numerics
-    /// What is per token is summed over each sequence on the device, in the format of the log-probs. The rest is computed
+    /// What is per token is summed over each sequence on the device, in the dtype of the log-probs. The rest is computed
     /// and summed in f64 on the host. Token counts are exact up to 2²⁴ a completion.
     ///
     /// # Errors
@@ -215,5 +215,37 @@ impl<'a> PreferenceBatch<'a> {
             tokens: sides().map(|count| count as u64),
         });
         Some(Pair { loss, beta, policy, reference, tokens, token_level, statistics })
+    }
+}
+
+impl PreferenceMetrics {
+    /// Measures one batch: the losses as the loss function returned them, and what they were computed from.
+    /// [`PreferenceBatch`] measures more, and leaves out pairs that do not count.
+    ///
+    /// Numbers are read back from the device, in a single transfer. Gradients are not touched.
+    ///
+    /// | argument    | shape            | unit                                 |
+    /// |-------------|------------------|--------------------------------------|
+    /// | `losses`    | `[pairs]`        | nats                                 |
+    /// | `policy`    | two of `[pairs]` | nats, summed over counted tokens     |
+    /// | `reference` | two of `[pairs]` | nats, summed over counted tokens     |
+    ///
+    /// # Errors
+    /// As [`PreferenceBatch::measure`].
+    pub fn from_batch(losses: &Tensor<1>, policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta) -> Result<Self> {
+        PreferenceBatch::new(losses, policy, reference, beta).measure()
+    }
+
+    /// [`from_batch`](Self::from_batch) where reading must not block, as on WebGPU in a browser.
+    ///
+    /// # Errors
+    /// As [`from_batch`](Self::from_batch).
+    pub async fn from_batch_async(
+        losses: &Tensor<1>,
+        policy: &PairLogProbs,
+        reference: &PairLogProbs,
+        beta: Beta,
+    ) -> Result<Self> {
+        PreferenceBatch::new(losses, policy, reference, beta).measure_async().await
     }
 }

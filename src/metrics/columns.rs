@@ -6,13 +6,12 @@ use burn_tensor::{Bool, DType, FloatDType, Int, IntDType, Tensor};
 
 use crate::{
     Error, PairLogProbs, TokenLogProbs,
-    numbers::{self, Numbers},
-    numerics,
-    ops::{count, indices, max_of_rows, sum_in_blocks},
-    pairs::{Sides, common_dtype},
+    expr::{self, Expr},
+    ops::{common_dtype, count, indices, k3, max_of_rows, sum_in_blocks},
+    sides::Sides,
 };
 
-/// Columns of one number per pair, brought to one format: f64 if any float among them is, else f32.
+/// Columns of one number per pair, brought to one dtype: f64 if any float among them is, else f32.
 #[derive(Default)]
 pub(super) struct Columns {
     floats_are_wide: bool,
@@ -48,27 +47,27 @@ impl Columns {
 
 /// What every batch has: losses, log-probs of policy and reference, and the policy's token counts, in seven columns.
 pub(super) fn of_batch(losses: &Tensor<1>, policy: &PairLogProbs, reference: &PairLogProbs) -> Tensor<1> {
-    let losses = losses.clone().without_autodiff();
-    let dtype = common_dtype(policy.dtypes().into_iter().chain(reference.dtypes()).chain([losses.dtype()]));
-    let losses = Numbers::of(&losses.cast(FloatDType::from(dtype)));
-    let counts = policy.token_counts(&losses);
-    let [policy, reference] = [policy, reference].map(|model| model.sums(dtype).numbers());
-    let columns = [policy, reference, counts].into_iter().flat_map(|Sides { chosen, rejected }| [chosen, rejected]);
-    numbers::columns([losses].into_iter().chain(columns).collect())
+    let (policy_sums, reference_sums) = (&policy.stack().sum, &reference.stack().sum);
+    let dtype = FloatDType::from(common_dtype([losses.dtype(), policy_sums.dtype(), reference_sums.dtype()]));
+    let losses = Expr::of(&losses.clone().cast(dtype));
+    let [policy_sums, reference_sums] =
+        [policy_sums, reference_sums].map(|sums| Sides::from(Expr::parts_of(&sums.clone().cast(dtype))));
+    let columns = [policy_sums, reference_sums, policy.token_counts()];
+    let columns = columns.into_iter().flat_map(|Sides { chosen, rejected }| [chosen, rejected]);
+    expr::columns([losses].into_iter().chain(columns))
 }
 
 /// `Σ k₃(log π − log π_ref)` over each sequence's counted tokens, `[sequences]`; NaN where the two count different ones.
 pub(super) fn summed_k3(policy: &TokenLogProbs, reference: &TokenLogProbs) -> Tensor<1> {
     let [policy_values, reference_values] = [policy, reference].map(|model| model.values().without_autodiff());
-    let wide = policy_values.dtype() == DType::F64 || reference_values.dtype() == DType::F64;
-    let dtype = if wide { FloatDType::F64 } else { FloatDType::F32 };
+    let dtype = FloatDType::from(common_dtype([policy_values.dtype(), reference_values.dtype()]));
     let [sequences, width] = policy_values.dims();
     if sequences * width == 0 {
         return Tensor::zeros([sequences], (&policy_values.device(), DType::from(dtype)));
     }
     let [counted, counted_by_reference] = [policy, reference].map(|model| model.counted().without_autodiff());
     let log_ratio = policy_values.cast(dtype) - reference_values.cast(dtype);
-    let k3 = numerics::k3(log_ratio.mask_fill(counted.clone().bool_not(), 0.0));
+    let k3 = k3(log_ratio.mask_fill(counted.clone().bool_not(), 0.0));
     sum_in_blocks(k3.mask_fill(counted.not_equal(counted_by_reference), f64::NAN)).squeeze_dim(1)
 }
 

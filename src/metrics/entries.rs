@@ -2,12 +2,8 @@
 
 use std::fmt;
 
-use super::{
-    histogram::MarginHistogram,
-    non_finite::NonFinite,
-    preference::PreferenceMetrics,
-    sum::{Sides, Sum},
-};
+use super::{histogram::MarginHistogram, non_finite::NonFinite, preference::PreferenceMetrics, sum::Sum};
+use crate::sides::Sides;
 
 /// A metric as a number to log; `None` if it was not measured.
 trait Entry {

@@ -1,9 +1,7 @@
 //! One pair's numbers on the host.
 
-use super::{
-    non_finite::{MeasuredTensor, NonFinite, NonFiniteValue},
-    sum::Sides,
-};
+use super::non_finite::{MeasuredTensor, NonFinite, NonFiniteValue};
+use crate::sides::Sides;
 
 /// All that is known of one pair.
 pub(super) struct Pair {

@@ -1,16 +1,14 @@
 //! Metrics over preference pairs.
 
-use burn_tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    batch::PreferenceBatch,
     histogram::MarginHistogram,
     non_finite::NonFinite,
     pair::{Pair, Statistics, TokenLevel},
-    sum::{Sides, Sum},
+    sum::Sum,
 };
-use crate::{Beta, PairLogProbs, Result};
+use crate::sides::Sides;
 
 /// Loss, implicit rewards, log-probs, drift and counts over any number of preference pairs.
 ///
@@ -123,36 +121,6 @@ impl PreferenceMetrics {
     /// Where a pair counts as saturated: less than this share of DPO's gradient is left of it. `σ(−z)` is 0.01 at a margin
     /// of 4.6.
     pub const SATURATED_BELOW: f64 = 0.01;
-
-    /// Measures one batch: the losses as the loss function returned them, and what they were computed from.
-    /// [`PreferenceBatch`] measures more, and leaves out pairs that do not count.
-    ///
-    /// Numbers are read back from the device, in a single transfer. Gradients are not touched.
-    ///
-    /// | argument    | shape            | unit                                 |
-    /// |-------------|------------------|--------------------------------------|
-    /// | `losses`    | `[pairs]`        | nats                                 |
-    /// | `policy`    | two of `[pairs]` | nats, summed over counted tokens     |
-    /// | `reference` | two of `[pairs]` | nats, summed over counted tokens     |
-    ///
-    /// # Errors
-    /// As [`PreferenceBatch::measure`].
-    pub fn from_batch(losses: &Tensor<1>, policy: &PairLogProbs, reference: &PairLogProbs, beta: Beta) -> Result<Self> {
-        PreferenceBatch::new(losses, policy, reference, beta).measure()
-    }
-
-    /// [`from_batch`](Self::from_batch) where reading must not block, as on WebGPU in a browser.
-    ///
-    /// # Errors
-    /// As [`from_batch`](Self::from_batch).
-    pub async fn from_batch_async(
-        losses: &Tensor<1>,
-        policy: &PairLogProbs,
-        reference: &PairLogProbs,
-        beta: Beta,
-    ) -> Result<Self> {
-        PreferenceBatch::new(losses, policy, reference, beta).measure_async().await
-    }
 
     pub(super) fn add(&mut self, pair: &Pair) {
         let drift = pair.log_ratio();

@@ -38,7 +38,7 @@ impl RunningMean {
     /// Adds every number of a tensor, which is read back from the device.
     ///
     /// # Errors
-    /// [`Error::DType`](crate::Error::DType) for a format in which the device cannot compute,
+    /// [`Error::DType`](crate::Error::DType) for a dtype that the device cannot compute in,
     /// [`Error::Read`](crate::Error::Read) if the device does not hand its numbers over.
     pub fn add(&mut self, numbers: &Tensor<1>) -> Result<()> {
         check_float("numbers", numbers)?;

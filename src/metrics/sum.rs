@@ -4,6 +4,8 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::sides::Sides;
+
 /// An f64 sum. JSON has no NaN and no infinity; losing them would hide what they report, so there they are written as
 /// the strings `"NaN"`, `"inf"` and `"-inf"`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -18,20 +20,6 @@ impl AddAssign<f64> for Sum {
 impl AddAssign for Sum {
     fn add_assign(&mut self, other: Self) {
         self.0 += other.0;
-    }
-}
-
-/// One for chosen completions, one for rejected ones.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Sides<T> {
-    pub chosen: T,
-    pub rejected: T,
-}
-
-impl<T> Sides<T> {
-    pub fn map<U>(self, f: impl Fn(T) -> U) -> Sides<U> {
-        Sides { chosen: f(self.chosen), rejected: f(self.rejected) }
     }
 }
 

@@ -15,7 +15,7 @@ use burn_autodiff::{
 };
 
 use super::{
-    Chain, Head, PreferenceOps, Road,
+    Head, Implementation, LogitTransform, PreferenceOps,
     head::{HeadGradients, Saved},
 };
 
@@ -57,24 +57,24 @@ impl<B: Backend> Backward<B, 2> for WithZeroGradient {
     }
 }
 
-/// What each row of logits receives is computed from the logits once more, and may take their place.
+/// The gradient of each row of logits is computed from the logits again, in their buffer if it can be.
 #[derive(Debug)]
 struct WithRowGradient;
 
 impl<B: PreferenceOps> Backward<B, 1> for WithRowGradient {
-    type State = (FloatTensor<B>, IntTensor<B>, FloatTensor<B>, usize, Road);
+    type State = (FloatTensor<B>, IntTensor<B>, FloatTensor<B>, usize, Implementation);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let upstream = grads.consume::<B>(&ops.node);
-        let ([logits], (z, targets, sums, offset, road)) = (ops.parents, ops.state);
+        let ([logits], (z, targets, state, offset, implementation)) = (ops.parents, ops.state);
         if let Some(logits) = logits {
-            let gradient = road.row_gradient::<B>(z, targets, sums, upstream, offset, Chain::NONE);
+            let gradient = implementation.row_gradient::<B>(z, targets, state, upstream, offset, LogitTransform::NONE);
             grads.register::<B>(logits.id, gradient);
         }
     }
 }
 
-/// What hidden states, weight and bias receive, from logits that are made once more, tile by tile.
+/// The gradients of hidden states, weight and bias, from logits that are computed again, tile by tile.
 #[derive(Debug)]
 struct WithHeadGradient;
 
@@ -94,10 +94,9 @@ impl<B: PreferenceOps> Backward<B, 3> for WithHeadGradient {
     }
 }
 
-/// `derivative · upstream`, and exactly 0 where `upstream` is: a pair that the caller left out must not bring its NaN.
+/// `derivative · upstream`, and exactly 0 where `upstream` is 0: a pair that the caller left out must not bring its NaN.
 ///
-/// Where each upstream number belongs to a row of derivatives, `[rows, 1]` to `[rows, n]`, it is spread over it; where there is
-/// but one, over all.
+/// An upstream gradient of a row, `[rows, 1]`, applies to each of its derivatives, `[rows, n]`; a single number applies to all.
 fn scaled<B: PreferenceOps>(derivative: FloatTensor<B>, upstream: FloatTensor<B>) -> FloatTensor<B> {
     if upstream.shape().num_elements() == 1 && upstream.shape() != derivative.shape() {
         return B::times(derivative, upstream);
@@ -138,15 +137,15 @@ impl<B: PreferenceOps, C: CheckpointStrategy> PreferenceOps for Autodiff<B, C> {
         outputs: FloatTensor<Self>,
         z: FloatTensor<Self>,
         targets: IntTensor<Self>,
-        sums: FloatTensor<Self>,
+        state: FloatTensor<Self>,
         offset: usize,
-        road: Road,
+        implementation: Implementation,
     ) -> FloatTensor<Self> {
         let (outputs, _) = outputs.into_parts();
         let (z, node) = z.into_parts();
-        let (sums, _) = sums.into_parts();
+        let (state, _) = state.into_parts();
         match WithRowGradient.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((z, targets, sums, offset, road), outputs),
+            OpsKind::Tracked(prep) => prep.finish((z, targets, state, offset, implementation), outputs),
             OpsKind::UnTracked(prep) => prep.finish(outputs),
         }
     }
@@ -157,16 +156,16 @@ impl<B: PreferenceOps, C: CheckpointStrategy> PreferenceOps for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         targets: IntTensor<Self>,
-        sums: FloatTensor<Self>,
+        state: FloatTensor<Self>,
         head: Head,
     ) -> FloatTensor<Self> {
         let (outputs, _) = outputs.into_parts();
         let (hidden, hidden_node) = hidden.into_parts();
         let (weight, weight_node) = weight.into_parts();
         let (bias, bias_node) = bias.into_parts();
-        let (sums, _) = sums.into_parts();
+        let (state, _) = state.into_parts();
         match WithHeadGradient.prepare::<C>([hidden_node, weight_node, bias_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(Saved { hidden, weight, bias, targets, sums, head }, outputs),
+            OpsKind::Tracked(prep) => prep.finish(Saved { hidden, weight, bias, targets, state, head }, outputs),
             OpsKind::UnTracked(prep) => prep.finish(outputs),
         }
     }

@@ -1,133 +1,145 @@
-//! burn's ndarray backend: its arrays as slices, for the row kernels in `cpu`. Its products stay its own.
+//! burn's ndarray backend: its arrays as slices. Its matrix products stay its own.
+
+use std::borrow::Cow;
 
 use burn::backend::{
-    NdArray, TensorMetadata,
+    NdArray,
     ndarray::{NdArrayTensor, SharedArray},
 };
-use burn_tensor::TensorData;
+use burn_tensor::{Element, TensorData};
+use bytemuck::Pod;
 
 use super::{
-    Chain, PreferenceOps, RowKernels, RowSums,
-    cpu::{self, Format, Real, RowSum, Upstream, gradient_rows, gradient_rows_into, sums_of},
+    LogitTransform, PreferenceOps, RowKernels,
+    fused::{FusedKernels, FusedOps, Operands, Program, Reach},
+    host::{self, Host, host_kernels},
 };
 
-/// Runs a block of code with the array of a float tensor, f32 or f64, and converts what it gives.
-macro_rules! with_floats {
-    ($tensor:expr, $array:ident => $body:expr) => {
-        match $tensor {
-            NdArrayTensor::F64(storage) => {
-                let $array = storage.into_shared();
-                $body.into()
-            }
-            NdArrayTensor::F32(storage) => {
-                let $array = storage.into_shared();
-                $body.into()
-            }
-            other => unreachable!("burn's ndarray backend has no floats of {:?}", other),
-        }
-    };
-}
+host_kernels!(NdArray, NdArrayTensor, NdArrayTensor, NdArrayTensor);
 
 impl PreferenceOps for NdArray {
     fn row_gradient(
         z: NdArrayTensor,
         targets: NdArrayTensor,
-        sums: NdArrayTensor,
+        state: NdArrayTensor,
         upstream: NdArrayTensor,
         offset: usize,
-        chain: Chain,
+        transform: LogitTransform,
     ) -> NdArrayTensor {
-        let (targets, sums) = (integers(targets), row_sums(sums));
-        let upstream = upstreams(upstream);
-        let chain = cpu::Chain { scale: chain.scale, cap: chain.cap };
-        with_floats!(z, z => {
-            let width = z.shape()[1];
-            in_place_or_beside(
-                z,
-                |z| gradient_rows(z, width, &targets, offset, &sums, &upstream, chain),
-                |z, gradient| gradient_rows_into(z, gradient, width, &targets, offset, &sums, &upstream, chain),
-            )
+        host::row_gradient::<Self>(z, targets, state, upstream, offset, transform)
+    }
+
+    fn softcap(z: NdArrayTensor, softcap: f64) -> NdArrayTensor {
+        host::softcap::<Self>(z, softcap)
+    }
+}
+
+/// Runs a block of code with the storage of a tensor, f32 or f64.
+macro_rules! with_floats {
+    ($tensor:expr, $storage:ident => $body:expr) => {
+        match $tensor {
+            NdArrayTensor::F64($storage) => $body,
+            NdArrayTensor::F32($storage) => $body,
+            other => unreachable!("burn's ndarray backend has no floats of {other:?}"),
+        }
+    };
+}
+
+/// The numbers of a storage, row-major.
+macro_rules! row_major {
+    ($storage:expr) => {{
+        let view = $storage.view();
+        match view.to_slice() {
+            Some(numbers) => Cow::Borrowed(numbers),
+            None => view.iter().copied().collect(),
+        }
+    }};
+}
+
+impl Host for NdArray {
+    fn slice<T: Element + Pod>(tensor: &NdArrayTensor) -> Cow<'_, [T]> {
+        with_floats!(tensor, storage => cast(row_major!(storage)))
+    }
+
+    fn repeated<T: Element + Pod>(_: &NdArrayTensor) -> Option<T> {
+        None
+    }
+
+    fn integers(tensor: &NdArrayTensor) -> Cow<'_, [i32]> {
+        match tensor {
+            NdArrayTensor::I32(storage) => row_major!(storage),
+            other => unreachable!("integers of 32 bits, not {other:?}"),
+        }
+    }
+
+    fn ids(tensor: &NdArrayTensor) -> Vec<i64> {
+        match tensor {
+            NdArrayTensor::I64(ids) => ids.view().iter().copied().collect(),
+            NdArrayTensor::U64(ids) => ids.view().iter().map(|id| i64::try_from(*id).unwrap_or(i64::MAX)).collect(),
+            NdArrayTensor::U32(ids) => ids.view().iter().map(|id| i64::from(*id)).collect(),
+            ids => Self::integers(ids).iter().map(|id| i64::from(*id)).collect(),
+        }
+    }
+
+    fn flags(tensor: &NdArrayTensor) -> Vec<bool> {
+        match tensor {
+            NdArrayTensor::Bool(flags) => flags.view().iter().copied().collect(),
+            other => unreachable!("flags, not {other:?}"),
+        }
+    }
+
+    fn from_floats<T: Element + Pod + Send + Sync, const D: usize>(
+        numbers: Vec<T>,
+        shape: [usize; D],
+    ) -> NdArrayTensor {
+        NdArrayTensor::from_data(TensorData::new(numbers, shape))
+    }
+
+    fn from_integers<const D: usize>(numbers: Vec<i32>, shape: [usize; D]) -> NdArrayTensor {
+        Self::from_floats(numbers, shape)
+    }
+
+    fn from_flags<const D: usize>(flags: Vec<bool>, shape: [usize; D], _: &NdArrayTensor) -> NdArrayTensor {
+        NdArrayTensor::from_data(TensorData::new(flags, shape))
+    }
+
+    fn overwrite<T: Element + Pod + Send + Sync>(
+        tensor: NdArrayTensor,
+        overwrite: impl FnOnce(&mut [T]),
+    ) -> NdArrayTensor {
+        with_floats!(tensor, storage => {
+            let mut array = in_order(storage.into_shared());
+            overwrite(bytemuck::cast_slice_mut(array.as_slice_mut().expect("a row-major array")));
+            array.into()
         })
     }
 
-    fn soft_cap(z: NdArrayTensor, cap: f64) -> NdArrayTensor {
-        with_floats!(z, z => in_place(z, |z| cpu::soft_cap(z, cap)))
+    fn overwrite_or_write<T: Element + Pod + Send + Sync>(
+        tensor: NdArrayTensor,
+        overwrite: impl FnOnce(&mut [T]),
+        write: impl FnOnce(&[T], &mut [T]),
+    ) -> NdArrayTensor {
+        let is_unique = with_floats!(&tensor, storage => storage.is_unique());
+        if is_unique {
+            return Self::overwrite(tensor, overwrite);
+        }
+        let z = Self::slice::<T>(&tensor);
+        let mut beside: Vec<T> = bytemuck::zeroed_vec(z.len());
+        write(&z, &mut beside);
+        let shape = with_floats!(&tensor, storage => storage.shape().to_vec());
+        NdArrayTensor::from_data(TensorData::new(beside, shape))
     }
 }
 
-impl RowKernels for NdArray {
-    fn row_sums(z: NdArrayTensor, targets: NdArrayTensor, offset: usize, statistics: Option<usize>) -> NdArrayTensor {
-        let targets = integers(targets);
-        let numbers: Vec<f64> = with_floats!(z, z => {
-            let in_order = z.as_standard_layout();
-            sums_of(in_order.as_slice().expect("an array in order"), z.shape()[1], &targets, offset, statistics)
-        });
-        NdArrayTensor::from_data(TensorData::new(numbers, [targets.len(), RowSums::COLUMNS]))
-    }
-
-    fn merge(one: NdArrayTensor, two: NdArrayTensor) -> NdArrayTensor {
-        let (one, two) = (row_sums(one), row_sums(two));
-        let rows = one.len();
-        NdArrayTensor::from_data(TensorData::new(cpu::merged(&one, &two), [rows, RowSums::COLUMNS]))
-    }
-
-    fn outputs(sums: NdArrayTensor, entropy: bool) -> NdArrayTensor {
-        let sums = row_sums(sums);
-        let rows = sums.len();
-        NdArrayTensor::from_data(TensorData::new(cpu::outputs(&sums, entropy), [rows, if entropy { 2 } else { 1 }]))
-    }
-
-    fn exp_rows(z: NdArrayTensor, sums: NdArrayTensor, cap: Option<f64>) -> NdArrayTensor {
-        let sums = row_sums(sums);
-        let counted = vec![0; sums.len()];
-        with_floats!(z, z => {
-            let width = z.shape()[1];
-            in_place(z, |z| cpu::exp_rows(z, width, &counted, &sums, cap))
-        })
+/// The same numbers under their other name.
+fn cast<E: Pod, T: Pod>(numbers: Cow<'_, [E]>) -> Cow<'_, [T]> {
+    match numbers {
+        Cow::Borrowed(numbers) => Cow::Borrowed(bytemuck::cast_slice(numbers)),
+        Cow::Owned(numbers) => Cow::Owned(bytemuck::cast_vec(numbers)),
     }
 }
 
-fn integers(tensor: NdArrayTensor) -> Vec<i32> {
-    match tensor {
-        NdArrayTensor::I32(storage) => storage.into_shared().iter().copied().collect(),
-        other => unreachable!("targets are integers of 32 bits, not {other:?}"),
-    }
-}
-
-fn floats(tensor: NdArrayTensor) -> Vec<f64> {
-    with_floats!(tensor, array => array.iter().map(|x| x.to_f64()).collect::<Vec<f64>>())
-}
-
-fn row_sums(sums: NdArrayTensor) -> Vec<RowSum> {
-    bytemuck::cast_slice(&floats(sums)).to_vec()
-}
-
-/// `[rows, 1]` or `[rows, 2]`.
-fn upstreams(upstream: NdArrayTensor) -> Vec<Upstream> {
-    let [_, outputs]: [usize; 2] = upstream.shape().dims();
-    let of_row = |row: &[f64]| Upstream { log_prob: row[0], entropy: row.get(1).copied().unwrap_or(0.0) };
-    floats(upstream).chunks(outputs).map(of_row).collect()
-}
-
-/// Overwrites an array: in its own memory if nobody else holds it, else in a copy.
-fn in_place<E: Format>(array: SharedArray<E>, overwrite: impl FnOnce(&mut [E])) -> SharedArray<E> {
-    let in_order = array.is_standard_layout();
-    let mut array = if in_order { array } else { array.as_standard_layout().into_owned().into_shared() };
-    overwrite(array.as_slice_mut().expect("an array in order"));
-    array
-}
-
-/// Overwrites an array in its own memory if nobody else holds it; else writes into zeros beside it.
-fn in_place_or_beside<E: Format>(
-    array: SharedArray<E>,
-    overwrite: impl FnOnce(&mut [E]),
-    write: impl FnOnce(&[E], &mut [E]),
-) -> SharedArray<E> {
-    if array.is_unique() {
-        return in_place(array, overwrite);
-    }
-    let in_order = array.as_standard_layout();
-    let mut beside = array.map(|_| E::default()).as_standard_layout().into_owned().into_shared();
-    write(in_order.as_slice().expect("an array in order"), beside.as_slice_mut().expect("an array in order"));
-    beside
+/// The same array, row-major.
+fn in_order<E: Element>(array: SharedArray<E>) -> SharedArray<E> {
+    if array.is_standard_layout() { array } else { array.as_standard_layout().into_owned().into_shared() }
 }

@@ -1,5 +1,5 @@
-//! The backend's part of row gradients and heads by burn's operations alone: right on any backend, and what kernels are
-//! measured against.
+//! Row gradients and heads by burn's operations alone. They are right on any backend, and kernels are tested and measured against
+//! them.
 
 use burn::backend::{
     Backend, TensorMetadata, get_or_init_device_settings,
@@ -7,11 +7,12 @@ use burn::backend::{
 };
 use burn::tensor::{BoolDType, DType, FloatDType, Shape, Slice, TensorData};
 
-use super::{Chain, Product, precision::arithmetic_dtype, sums::column};
+use super::{LogitTransform, MatmulInto, dtype::arithmetic_dtype, softmax_state::column};
 
 /// See [`PreferenceOps::row_gradient`](super::PreferenceOps::row_gradient).
 ///
-/// With `p = exp(z − m)/S`, `d = m − z`, `D = Σ p d`, and `g`, `h` what comes in for log-prob and entropy:
+/// With `p = exp(z − m)/S`, `d = m − z` (the gap), `D = Σ p d` (the mean gap), and `g`, `h` the incoming gradients of log-prob and
+/// entropy:
 ///
 /// ```text
 /// ∂/∂z_v = p_v (h (d_v − D) − g)      v ≠ target
@@ -22,10 +23,10 @@ use super::{Chain, Product, precision::arithmetic_dtype, sums::column};
 pub(super) fn row_gradient<B: Backend>(
     z: FloatTensor<B>,
     targets: IntTensor<B>,
-    sums: FloatTensor<B>,
+    state: FloatTensor<B>,
     upstream: FloatTensor<B>,
     offset: usize,
-    chain: Chain,
+    transform: LogitTransform,
 ) -> FloatTensor<B> {
     let own_dtype = FloatDType::from(z.dtype());
     let dtype = FloatDType::from(arithmetic_dtype(z.dtype()));
@@ -36,13 +37,14 @@ pub(super) fn row_gradient<B: Backend>(
 
     let z = B::float_cast(z, dtype);
     let upstream = B::float_cast(upstream, dtype);
-    let sums = B::float_cast(sums, dtype);
-    let known = |index: usize| column_of::<B>(&sums, index);
-    let (max, target) = (known(column::MAX), known(column::TARGET));
-    let above_one = B::float_add(known(column::REST), B::float_sub_scalar(known(column::TIES), 1.0.into()));
+    let state = B::float_cast(state, dtype);
+    let of_column = |index: usize| column_of::<B>(&state, index);
+    let (max, target) = (of_column(column::MAX), of_column(column::TARGET_LOGIT));
+    let above_one =
+        B::float_add(of_column(column::SUM_EXP_REST), B::float_sub_scalar(of_column(column::MAX_COUNT), 1.0.into()));
     let sum = B::float_add_scalar(above_one.clone(), 1.0.into());
 
-    // what rows hand on: NaN without a distribution, or without a target for a log-prob
+    // NaN without a distribution, or without a target for a log-prob
     let of_log_prob = column_of::<B>(&upstream, 0);
     let of_entropy = (upstream.shape().dims::<2>()[1] > 1).then(|| column_of::<B>(&upstream, 1));
     let no_log_prob = B::float_equal_elem(of_log_prob.clone(), 0.0.into(), bools);
@@ -51,22 +53,22 @@ pub(super) fn row_gradient<B: Backend>(
         B::bool_not(is_finite::<B>(max.clone(), bools)),
         B::bool_or(B::float_lower_elem(sum.clone(), 0.5.into(), bools), B::float_is_nan(sum.clone(), bools)),
     );
-    let nowhere = B::bool_or(outside, no_distribution);
+    let undefined = B::bool_or(outside, no_distribution);
     let level = B::float_neg(B::float_div(of_log_prob.clone(), sum.clone()));
-    let level = B::float_mask_fill(level, nowhere.clone(), f64::NAN.into());
+    let level = B::float_mask_fill(level, undefined.clone(), f64::NAN.into());
 
     // everywhere but at the target
-    let mean_depth = B::float_div(known(column::DEPTH), sum.clone());
+    let mean_gap = B::float_div(of_column(column::SUM_EXP_GAP), sum.clone());
     let exp = B::float_exp(B::float_sub(z.clone(), spread(&max)));
     let gradient = match &of_entropy {
         None => B::float_mul(exp, spread(&level)),
         Some(h) => {
             // in this order: e is 0 where d is so large that h d is no number
-            let depth = finite_or_zero::<B>(B::float_sub(spread(&max), z.clone()), bools);
-            let of_one = B::float_mul(exp.clone(), B::float_sub(depth, spread(&mean_depth)));
+            let gap = finite_or_zero::<B>(B::float_sub(spread(&max), z.clone()), bools);
+            let of_one = B::float_mul(exp.clone(), B::float_sub(gap, spread(&mean_gap)));
             let none = B::bool_expand(B::float_equal_elem(h.clone(), 0.0.into(), bools), wide.clone());
-            let slope = B::float_div(h.clone(), sum.clone());
-            let own = B::float_mask_fill(B::float_mul(of_one, spread(&slope)), none, (-0.0).into()); // x + −0 is x
+            let per_gap = B::float_div(h.clone(), sum.clone());
+            let own = B::float_mask_fill(B::float_mul(of_one, spread(&per_gap)), none, (-0.0).into()); // x + −0 is x
             B::float_add(own, B::float_mul(exp, spread(&level)))
         }
     };
@@ -82,53 +84,54 @@ pub(super) fn row_gradient<B: Backend>(
     );
     let mut at_target = B::float_mul(of_log_prob.clone(), complement);
     if let Some(h) = &of_entropy {
-        let target_depth = finite_or_zero::<B>(B::float_sub(max.clone(), target.clone()), bools);
-        let own = B::float_mul(B::float_mul(target_prob, B::float_sub(target_depth, mean_depth)), h.clone());
+        let target_gap = finite_or_zero::<B>(B::float_sub(max.clone(), target.clone()), bools);
+        let own = B::float_mul(B::float_mul(target_prob, B::float_sub(target_gap, mean_gap)), h.clone());
         let none = B::float_equal_elem(h.clone(), 0.0.into(), bools);
         at_target = B::float_add(at_target, B::float_mask_fill(own, none, (-0.0).into()));
     }
-    let at_target = B::float_mask_fill(at_target, nowhere, f64::NAN.into());
+    let at_target = B::float_mask_fill(at_target, undefined, f64::NAN.into());
     // without a gradient of the log-prob, the target is an entry like any other
     let is_target = is_target::<B>(&targets, offset, columns, rows, bools);
     let is_target = B::bool_and(is_target, B::bool_not(B::bool_expand(no_log_prob.clone(), wide.clone())));
     let gradient = B::float_mask_where(gradient, is_target, spread(&at_target));
 
-    // through what made z
-    let gradient = match chain.cap {
+    // through the transform of the logits
+    let gradient = match transform.softcap {
         None => gradient,
-        Some(cap) => B::float_mul(gradient, slope_of_cap::<B>(z, cap)),
+        Some(softcap) => B::float_mul(gradient, softcap_derivative::<B>(z, softcap)),
     };
-    let gradient = if chain.scale == 1.0 { gradient } else { B::float_mul_scalar(gradient, chain.scale.into()) };
+    let gradient =
+        if transform.scale == 1.0 { gradient } else { B::float_mul_scalar(gradient, transform.scale.into()) };
 
-    // nothing is handed on where nothing comes in, or where nothing is counted, whatever the row holds
-    let silent = match of_entropy {
+    // 0 where the incoming gradient is 0 or nothing is counted, whatever the row holds
+    let unused = match of_entropy {
         None => no_log_prob,
         Some(h) => B::bool_and(no_log_prob, B::float_equal_elem(h, 0.0.into(), bools)),
     };
-    let uncounted = B::int_lower_elem(targets, 0.into(), bools);
-    let silent = B::bool_or(silent, B::bool_reshape(uncounted, Shape::new([rows, 1])));
-    B::float_cast(B::float_mask_fill(gradient, B::bool_expand(silent, wide), 0.0.into()), own_dtype)
+    let ignored = B::int_lower_elem(targets, 0.into(), bools);
+    let unused = B::bool_or(unused, B::bool_reshape(ignored, Shape::new([rows, 1])));
+    B::float_cast(B::float_mask_fill(gradient, B::bool_expand(unused, wide), 0.0.into()), own_dtype)
 }
 
-/// See [`PreferenceOps::soft_cap`](super::PreferenceOps::soft_cap).
-pub(super) fn soft_cap<B: Backend>(z: FloatTensor<B>, cap: f64) -> FloatTensor<B> {
-    B::float_mul_scalar(B::float_tanh(B::float_div_scalar(z, cap.into())), cap.into())
+/// See [`PreferenceOps::softcap`](super::PreferenceOps::softcap).
+pub(super) fn softcap<B: Backend>(z: FloatTensor<B>, softcap: f64) -> FloatTensor<B> {
+    B::float_mul_scalar(B::float_tanh(B::float_div_scalar(z, softcap.into())), softcap.into())
 }
 
 /// `1 − (z/cap)²`: the derivative of `z = cap · tanh(x/cap)`.
-pub(super) fn slope_of_cap<B: Backend>(z: FloatTensor<B>, cap: f64) -> FloatTensor<B> {
-    let tanh = B::float_div_scalar(z, cap.into());
+pub(super) fn softcap_derivative<B: Backend>(z: FloatTensor<B>, softcap: f64) -> FloatTensor<B> {
+    let tanh = B::float_div_scalar(z, softcap.into());
     B::float_add_scalar(B::float_neg(B::float_mul(tanh.clone(), tanh)), 1.0.into())
 }
 
-/// See [`PreferenceOps::product_into`](super::PreferenceOps::product_into).
-pub(super) fn product_into<B: Backend>(
+/// See [`PreferenceOps::matmul_into`](super::PreferenceOps::matmul_into).
+pub(super) fn matmul_into<B: Backend>(
     destination: FloatTensor<B>,
     lhs: FloatTensor<B>,
     rhs: FloatTensor<B>,
-    product: Product,
+    product: MatmulInto,
 ) -> FloatTensor<B> {
-    let Product { rows, columns, accumulate, scale } = product;
+    let MatmulInto { rows, columns, accumulate, scale } = product;
     let whole = destination.shape().dims() == [rows.len(), columns.len()];
     let part = [Slice::from(rows), Slice::from(columns)];
     let value = B::float_matmul(lhs, rhs);
@@ -147,14 +150,14 @@ pub(super) fn target_columns<B: Backend>(weight: FloatTensor<B>, targets: IntTen
     let dtype = arithmetic_dtype(weight.dtype());
     let [hidden, vocab] = weight.shape().dims();
     let [rows] = targets.shape().dims();
-    let nowhere = B::bool_or(
+    let undefined = B::bool_or(
         B::int_lower_elem(targets.clone(), 0.into(), bools),
         B::int_greater_equal_elem(targets.clone(), (vocab as i64).into(), bools),
     );
-    let columns = B::int_mask_fill(targets, nowhere.clone(), 0.into());
+    let columns = B::int_mask_fill(targets, undefined.clone(), 0.into());
     let selected = B::float_cast(B::float_select(B::float_transpose(weight), 0, columns), dtype.into());
-    let nowhere = B::bool_expand(B::bool_reshape(nowhere, Shape::new([rows, 1])), Shape::new([rows, hidden]));
-    B::float_mask_fill(selected, nowhere, 0.0.into())
+    let undefined = B::bool_expand(B::bool_reshape(undefined, Shape::new([rows, 1])), Shape::new([rows, hidden]));
+    B::float_mask_fill(selected, undefined, 0.0.into())
 }
 
 /// See [`PreferenceOps::times`](super::PreferenceOps::times).

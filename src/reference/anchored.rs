@@ -3,7 +3,7 @@
 use super::{
     LossAndGradient, Pair,
     margin::log_ratios,
-    scalar::{sigmoid, sigmoid_slope, softplus},
+    scalar::{sigmoid, sigmoid_derivative, softplus},
 };
 
 /// `−log σ(βa) − ½ log σ(−βa) − ½ log σ(−βb)`: NCA, Chen et al. 2024 (arXiv:2402.05369).
@@ -33,7 +33,9 @@ pub fn sppo_hard_loss(policy: Pair, reference: Pair, beta: f64) -> LossAndGradie
 ///
 /// As `1 − σ(x) = σ(−x)`, nothing cancels.
 pub fn apo_zero_loss(policy: Pair, reference: Pair, beta: f64) -> LossAndGradient {
-    rewards_loss(policy, reference, beta, |x, y| (sigmoid(-x) + sigmoid(y), -sigmoid_slope(x), sigmoid_slope(y)))
+    rewards_loss(policy, reference, beta, |x, y| {
+        (sigmoid(-x) + sigmoid(y), -sigmoid_derivative(x), sigmoid_derivative(y))
+    })
 }
 
 /// `σ(βa) + 1 − σ(β(a − b))`: APO-down, D'Oosterlinck et al. 2024 (arXiv:2408.06266). Down with both, rejected more.
@@ -44,7 +46,10 @@ pub fn apo_down_loss(policy: Pair, reference: Pair, beta: f64) -> LossAndGradien
     let (x, z) = (beta * a, beta * (a - b));
     LossAndGradient {
         value: sigmoid(x) + sigmoid(-z),
-        gradient: Pair { chosen: beta * (sigmoid_slope(x) - sigmoid_slope(z)), rejected: beta * sigmoid_slope(z) },
+        gradient: Pair {
+            chosen: beta * (sigmoid_derivative(x) - sigmoid_derivative(z)),
+            rejected: beta * sigmoid_derivative(z),
+        },
     }
 }
 

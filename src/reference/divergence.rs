@@ -61,7 +61,7 @@ impl Score {
     }
 
     /// `s′(u)`.
-    pub fn slope(self, u: f64) -> Scaled {
+    pub fn derivative(self, u: f64) -> Scaled {
         match self {
             Self::Power { kappa: 0.0 } => Scaled::new(1.0, 0.0),
             Self::Power { kappa } => Scaled::new(1.0, kappa * u),

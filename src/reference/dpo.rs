@@ -15,9 +15,12 @@ pub fn dpo_loss(policy: Pair, reference: Pair, beta: f64) -> LossAndGradient {
     let z = beta * delta;
     let small = (-z.abs()).exp();
     let sigmoid_of_minus_z = if z >= 0.0 { small / (1.0 + small) } else { 1.0 / (1.0 + small) };
-    let slope = -beta * sigmoid_of_minus_z;
+    let derivative = -beta * sigmoid_of_minus_z;
     // `f64::max` would drop a NaN, but the other term has it too
-    LossAndGradient { value: (-z).max(0.0) + small.ln_1p(), gradient: Pair { chosen: slope, rejected: -slope } }
+    LossAndGradient {
+        value: (-z).max(0.0) + small.ln_1p(),
+        gradient: Pair { chosen: derivative, rejected: -derivative },
+    }
 }
 
 /// `−log σ(β(s(a) − s(b)))`: DPO under another divergence, Wang et al. 2023 (arXiv:2309.16240). DPO is reverse KL.

@@ -3,7 +3,7 @@
 use super::{
     FDivergence, LossAndGradient, Pair,
     margin::{Margin, log_ratios},
-    scalar::{product, sigmoid, sigmoid_slope, softplus},
+    scalar::{product, sigmoid, sigmoid_derivative, softplus},
 };
 
 /// `−(1 − ε) log σ(z) − ε log σ(−z)`: conservative DPO, Mitchell 2023 (ericmitchell.ai/cdpo.pdf).
@@ -55,6 +55,6 @@ pub fn exo_pair_loss(
     let (log_right, log_wrong) = ((-label_smoothing).ln_1p(), label_smoothing.ln());
     margin.loss(
         product(sigmoid(z), -softplus(-z) - log_right) + product(sigmoid(-z), -softplus(z) - log_wrong),
-        product(sigmoid_slope(z), z - (log_right - log_wrong)),
+        product(sigmoid_derivative(z), z - (log_right - log_wrong)),
     )
 }

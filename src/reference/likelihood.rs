@@ -8,10 +8,11 @@ pub fn sft_loss(policies: &[SequenceLogProb]) -> BatchLossAndGradient {
     let sum: f64 = policies.iter().filter(|chosen| chosen.token_count > 0).map(|chosen| chosen.sum).sum();
     let count: usize = policies.iter().map(|chosen| chosen.token_count).sum();
     let pairs = policies.len();
-    let slope = |chosen: &SequenceLogProb| if chosen.token_count == 0 { 0.0 } else { -per_token(pairs as f64, count) };
+    let derivative =
+        |chosen: &SequenceLogProb| if chosen.token_count == 0 { 0.0 } else { -per_token(pairs as f64, count) };
     BatchLossAndGradient {
         values: vec![per_token(-sum, count); pairs],
-        gradients: policies.iter().map(|chosen| Pair { chosen: slope(chosen), rejected: 0.0 }).collect(),
+        gradients: policies.iter().map(|chosen| Pair { chosen: derivative(chosen), rejected: 0.0 }).collect(),
     }
 }
 

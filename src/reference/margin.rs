@@ -15,13 +15,13 @@ pub(super) fn log_ratios(policy: Pair, reference: Pair) -> Pair {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Margin {
     pub z: f64,
-    pub slope: Pair,
+    pub derivative: Pair,
 }
 
 impl Margin {
     /// `β·(a − b)` for any two numbers, with their derivatives.
     pub fn linear(of: Pair, beta: f64) -> Self {
-        Self { z: beta * (of.chosen - of.rejected), slope: Pair { chosen: beta, rejected: -beta } }
+        Self { z: beta * (of.chosen - of.rejected), derivative: Pair { chosen: beta, rejected: -beta } }
     }
 
     /// `β·(s(a) − s(b))`.
@@ -29,7 +29,10 @@ impl Margin {
         let beta_times = |scaled: Scaled| Scaled::new(beta * scaled.factor, scaled.exponent).value();
         Self {
             z: beta_times(score.difference(of.chosen, of.rejected)),
-            slope: Pair { chosen: beta_times(score.slope(of.chosen)), rejected: -beta_times(score.slope(of.rejected)) },
+            derivative: Pair {
+                chosen: beta_times(score.derivative(of.chosen)),
+                rejected: -beta_times(score.derivative(of.rejected)),
+            },
         }
     }
 
@@ -40,11 +43,11 @@ impl Margin {
 
     /// A margin of means, in terms of the sums: an empty completion's mean is constant.
     pub fn per_token(self, policy: SequencePair) -> Self {
-        let slope = Pair {
-            chosen: per_token(self.slope.chosen, policy.chosen.token_count),
-            rejected: per_token(self.slope.rejected, policy.rejected.token_count),
+        let derivative = Pair {
+            chosen: per_token(self.derivative.chosen, policy.chosen.token_count),
+            rejected: per_token(self.derivative.rejected, policy.rejected.token_count),
         };
-        Self { slope, ..self }
+        Self { derivative, ..self }
     }
 
     /// `z − offset`.
@@ -53,9 +56,11 @@ impl Margin {
     }
 
     /// A function of `z` with that value and that derivative.
-    pub fn loss(self, value: f64, slope: f64) -> LossAndGradient {
-        let gradient =
-            Pair { chosen: product(slope, self.slope.chosen), rejected: product(slope, self.slope.rejected) };
+    pub fn loss(self, value: f64, derivative: f64) -> LossAndGradient {
+        let gradient = Pair {
+            chosen: product(derivative, self.derivative.chosen),
+            rejected: product(derivative, self.derivative.rejected),
+        };
         LossAndGradient { value, gradient }
     }
 

@@ -14,8 +14,8 @@ pub fn plackett_luce_loss(policy: &[f64], reference: &[f64], beta: f64, ranked: 
         let choice = Choice::new(&log_ratios[place..], beta);
         value += choice.loss();
         gradient[place] -= beta * choice.probability_of_others();
-        for (slope, probability) in gradient[place..].iter_mut().zip(choice.probabilities()).skip(1) {
-            *slope += beta * probability;
+        for (derivative, probability) in gradient[place..].iter_mut().zip(choice.probabilities()).skip(1) {
+            *derivative += beta * probability;
         }
     }
     RankingLossAndGradient { value, gradient }

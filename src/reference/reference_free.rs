@@ -32,19 +32,19 @@ pub fn alphapo_loss(policy: SequencePair, beta: f64, alpha: f64, gamma: f64) -> 
 /// term, Hong et al. 2024 (arXiv:2403.07691).
 ///
 /// Probability 1 has infinite odds: means are taken to be at most the largest negative normal number of f32, both in
-/// the value and in the slopes, which are `∓σ(−y)/(1 − e^x)`.
+/// the value and in the derivatives, which are `∓σ(−y)/(1 − e^x)`.
 pub fn orpo_loss(policy: SequencePair) -> LossAndGradient {
     let means = policy.means();
     let below_certainty = |mean: f64| if mean > MOST_CERTAIN { MOST_CERTAIN } else { mean };
     let (chosen, rejected) = (below_certainty(means.chosen), below_certainty(means.rejected));
     let y = (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected));
     // σ(−y) = σ(|y|)·e^−max(y, 0), which may be out of range where the quotient is not
-    let slope = |mean: f64| Scaled::new(sigmoid(y.abs()) / -mean.exp_m1(), -y.max(0.0)).value();
+    let derivative = |mean: f64| Scaled::new(sigmoid(y.abs()) / -mean.exp_m1(), -y.max(0.0)).value();
     LossAndGradient {
         value: softplus(-y),
         gradient: Pair {
-            chosen: -per_token(slope(chosen), policy.chosen.token_count),
-            rejected: per_token(slope(rejected), policy.rejected.token_count),
+            chosen: -per_token(derivative(chosen), policy.chosen.token_count),
+            rejected: per_token(derivative(rejected), policy.rejected.token_count),
         },
     }
 }

@@ -13,7 +13,7 @@ pub fn sigmoid(x: f64) -> f64 {
 }
 
 /// `σ′(x) = σ(x)·σ(−x)`.
-pub fn sigmoid_slope(x: f64) -> f64 {
+pub fn sigmoid_derivative(x: f64) -> f64 {
     sigmoid(x) * sigmoid(-x)
 }
 

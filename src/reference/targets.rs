@@ -22,8 +22,8 @@ pub fn ipo_loss(policy: SequencePair, reference: Pair, beta: f64, divergence: FD
     LossAndGradient {
         value: gap.times(gap).value(),
         gradient: Pair {
-            chosen: twice.times(of.chosen_slope).value(),
-            rejected: -twice.times(of.rejected_slope).value(),
+            chosen: twice.times(of.chosen_derivative).value(),
+            rejected: -twice.times(of.rejected_derivative).value(),
         },
     }
 }
@@ -34,8 +34,8 @@ pub fn ipo_loss(policy: SequencePair, reference: Pair, beta: f64, divergence: FD
 pub fn sigmoid_norm_loss(policy: SequencePair, reference: Pair, beta: f64, divergence: FDivergence) -> LossAndGradient {
     let of = NormalizedScores::new(policy, reference, divergence.into());
     let beta_times = |scaled: Scaled| Scaled::new(beta * scaled.factor, scaled.exponent).value();
-    let slope = Pair { chosen: beta_times(of.chosen_slope), rejected: -beta_times(of.rejected_slope) };
-    Margin { z: beta_times(of.difference()), slope }.logistic()
+    let derivative = Pair { chosen: beta_times(of.chosen_derivative), rejected: -beta_times(of.rejected_derivative) };
+    Margin { z: beta_times(of.difference()), derivative }.logistic()
 }
 
 /// `−log σ(z − offset)`, `z = β(a − b)`: ODPO, Amini et al. 2024 (arXiv:2402.10571).
@@ -51,13 +51,13 @@ pub fn r_dpo_loss(policy: SequencePair, reference: Pair, beta: f64, length_weigh
 
 /// `−log σ(z − βλ max(0, −a))`, `z = β(a − b)`: DPO-Positive, Pal et al. 2024 (arXiv:2402.13228).
 ///
-/// At `a = 0` the penalty's slope is 0.
+/// At `a = 0` the penalty's derivative is 0.
 pub fn dpop_loss(policy: Pair, reference: Pair, beta: f64, lambda: f64) -> LossAndGradient {
     let ratios = log_ratios(policy, reference);
     let margin = Margin::linear(ratios, beta);
     if ratios.chosen < 0.0 {
-        let slope = Pair { chosen: beta * (1.0 + lambda), ..margin.slope };
-        Margin { slope, ..margin.minus(-beta * lambda * ratios.chosen) }.logistic()
+        let derivative = Pair { chosen: beta * (1.0 + lambda), ..margin.derivative };
+        Margin { derivative, ..margin.minus(-beta * lambda * ratios.chosen) }.logistic()
     } else {
         margin.logistic()
     }
@@ -67,8 +67,8 @@ pub fn dpop_loss(policy: Pair, reference: Pair, beta: f64, lambda: f64) -> LossA
 struct NormalizedScores {
     chosen: Scaled,
     rejected: Scaled,
-    chosen_slope: Scaled,
-    rejected_slope: Scaled,
+    chosen_derivative: Scaled,
+    rejected_derivative: Scaled,
 }
 
 impl NormalizedScores {
@@ -79,8 +79,8 @@ impl NormalizedScores {
         Self {
             chosen: over(score.of(a), chosen),
             rejected: over(score.of(b), rejected),
-            chosen_slope: over(score.slope(a), chosen),
-            rejected_slope: over(score.slope(b), rejected),
+            chosen_derivative: over(score.derivative(a), chosen),
+            rejected_derivative: over(score.derivative(b), rejected),
         }
     }
 

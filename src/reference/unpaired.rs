@@ -2,7 +2,7 @@
 
 use super::{
     UnpairedLossAndGradient,
-    scalar::{sigmoid, sigmoid_slope, softplus},
+    scalar::{sigmoid, sigmoid_derivative, softplus},
 };
 
 /// `λ_D(1 − σ(β(a − kl)))` for a desirable completion, `λ_U(1 − σ(β(kl − a)))` for another: KTO, Ethayarajh et al. 2024
@@ -20,7 +20,10 @@ pub fn kto_loss(
 ) -> UnpairedLossAndGradient {
     let x = beta * ((policy - reference) - kl);
     let (weight, sign) = if desirable { (desirable_weight, -1.0) } else { (undesirable_weight, 1.0) };
-    UnpairedLossAndGradient { value: weight * sigmoid(sign * x), gradient: weight * sign * beta * sigmoid_slope(x) }
+    UnpairedLossAndGradient {
+        value: weight * sigmoid(sign * x),
+        gradient: weight * sign * beta * sigmoid_derivative(x),
+    }
 }
 
 /// `−log σ(βa − δ)` for a desirable completion, `−log σ(δ − βa)` for another: BCO, Jung et al. 2024 (arXiv:2404.04656).

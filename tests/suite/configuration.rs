@@ -163,14 +163,14 @@ fn term(weight: f64, loss: &str) -> WeightedLoss {
 fn a_mixture_is_the_weighted_sum_of_its_losses() {
     on_every_device(|on| {
         let sums = [Sums::with_delta(-1.5), Sums::with_delta(2.5)];
-        let policy = Model::policy(&sums, &on.device, DType::F32);
         let reference = Model::reference(&sums, &on.device, DType::F32);
         let terms = vec![term(0.75, "sigmoid"), term(0.25, "ipo"), term(2.0, "sft")];
-        let of = |losses: burn::tensor::Tensor<1>| (numbers(&losses), policy.gradients(losses));
-        let (mixed, slopes) =
-            of(LossMixture::new(terms.clone()).unwrap().losses(&policy.pairs, &reference.pairs).unwrap());
+        let policy = Model::policy(&sums, &on.device, DType::F32);
+        let losses = LossMixture::new(terms.clone()).unwrap().losses(&policy.pairs, &reference.pairs).unwrap();
+        let (mixed, slopes) = (numbers(&losses), policy.gradients(losses));
         let mut expected = ([0.0; 2], [[0.0; 2]; 2]);
         for WeightedLoss { weight, loss } in terms {
+            let policy = Model::policy(&sums, &on.device, DType::F32);
             let losses = loss.losses(&policy.pairs, &reference.pairs).unwrap();
             let values = numbers(&losses);
             let gradients = losses.sum().backward();

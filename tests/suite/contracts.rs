@@ -462,10 +462,12 @@ fn a_constant_side_of_the_policy_leaves_the_other_sides_gradient_as_it_is() {
         let whole = Outcome::of(&sums, 0.5, &on.device, DType::F32);
         let policy = Model::policy(&sums, &on.device, DType::F32);
         let reference = Model::reference(&sums, &on.device, DType::F32).pairs;
-        let (chosen, rejected) = (policy.pairs.chosen(), policy.pairs.rejected());
+        let side =
+            |sum: &Tensor<1>| SequenceLogProbs::new(sum.clone(), Tensor::ones([2], (&on.device, DType::I32))).unwrap();
+        let (chosen, rejected) = (side(&policy.chosen), side(&policy.rejected));
         let pairs = [
             PairLogProbs::new(chosen.clone(), rejected.clone().detach()).unwrap(),
-            PairLogProbs::new(chosen.clone().detach(), rejected.clone()).unwrap(),
+            PairLogProbs::new(chosen.detach(), rejected).unwrap(),
         ];
         for (pairs, (leaf, expected)) in
             pairs.iter().zip([(&policy.chosen, &whole.chosen), (&policy.rejected, &whole.rejected)])

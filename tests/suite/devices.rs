@@ -61,6 +61,7 @@ pub fn devices() -> &'static [Tested] {
         #[allow(deprecated)] // burn calls its ndarray backend deprecated; this crate supports it while burn does
         let found = [
             Some(Tested { name: "flex", device: Device::flex() }),
+            #[cfg(feature = "ndarray")]
             Some(Tested { name: "ndarray", device: Device::ndarray() }),
             #[cfg(feature = "wgpu-unfused")]
             present("wgpu", burn::tensor::DeviceType::Wgpu, || Device::wgpu(Default::default())),

@@ -279,6 +279,7 @@ fn no_shape_panics() {
 }
 
 /// Two devices of one machine are two devices; the autodiff state of a device is not another one.
+#[cfg(feature = "ndarray")]
 #[test]
 fn tensors_on_different_devices_are_refused() {
     let [here, there] = &devices()[..2] else { unreachable!("there are always two") };

@@ -544,7 +544,7 @@ fn a_step_says_how_many_of_its_logits_were_made_once() {
             let case = case(width, budget);
             let OnDevice { head, hidden, completions, .. } = case.on_device(on, [DType::F32, dtype], trained);
             let step = head.preference_step(hidden, &completions, &reference_pairs(&case, on), &loss).unwrap();
-            prop_assert_eq!(step.kept, expected, "{} hidden numbers, budget {}, {:?}", width, budget, dtype);
+            prop_assert_eq!(step.cached, expected, "{} hidden numbers, budget {}, {:?}", width, budget, dtype);
             prop_assert!(step.loss.is_tracked() && !step.losses.is_tracked() && !step.policy.chosen().sum.is_tracked());
             prop_assert_eq!(step.policy.pairs(), 2);
         }

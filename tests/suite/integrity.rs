@@ -176,6 +176,11 @@ fn what_cannot_be_compared_is_refused() {
         prop_assert_eq!(refused, "policy holds 2 pairs, but reference holds 1");
         Ok(())
     });
+}
+
+#[cfg(feature = "ndarray")]
+#[test]
+fn models_on_different_devices_cannot_be_compared() {
     let [here, there] = &devices()[..2] else { unreachable!("there are always two") };
     let rows: Rows = vec![([-1.0, -1.0], [3, 3]); 2];
     let refused = ReferenceDrift::measure(&pairs(&rows, here)[0], &pairs(&rows, there)[1]).unwrap_err().to_string();

@@ -364,11 +364,11 @@ fn masks_that_differ_show_in_the_k3_of_tokens() {
 fn measuring_leaves_the_gradient_alone() {
     on_every_device(|on| {
         let sums = [Sums::with_delta(1.0), Sums::with_delta(-2.0)];
-        let policy = Model::policy(&sums, &on.device, DType::F32);
         let reference = Model::reference(&sums, &on.device, DType::F32).pairs;
-        let loss = || dpo_loss(&policy.pairs, &reference, beta(0.1)).unwrap();
-        let unmeasured = policy.gradients(loss());
-        let losses = loss();
+        let policy = Model::policy(&sums, &on.device, DType::F32);
+        let unmeasured = policy.gradients(dpo_loss(&policy.pairs, &reference, beta(0.1)).unwrap());
+        let policy = Model::policy(&sums, &on.device, DType::F32);
+        let losses = dpo_loss(&policy.pairs, &reference, beta(0.1)).unwrap();
         PreferenceMetrics::from_batch(&losses, &policy.pairs, &reference, beta(0.1)).unwrap();
         PreferenceMetrics::from_batch(&losses, &policy.pairs.clone().detach(), &policy.pairs, beta(0.1)).unwrap();
         prop_assert_eq!(policy.gradients(losses), unmeasured);

@@ -251,6 +251,7 @@ fn what_does_not_fit_the_pairs_is_refused() {
     });
 }
 
+#[cfg(feature = "ndarray")]
 #[test]
 fn what_is_on_another_device_is_refused() {
     let [here, there] = &devices()[..2] else { unreachable!("there are always two") };

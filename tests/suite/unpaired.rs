@@ -409,12 +409,12 @@ fn annotations_are_read_pair_by_pair() {
 #[test]
 fn pairs_of_which_nothing_is_known_have_plain_dpo() {
     for_all(sums(), |on, of| {
-        let (policy, reference) =
-            (Model::policy(of, &on.device, DType::F32), Model::reference(of, &on.device, DType::F32));
-        let annotated = annotated_dpo_loss(&policy.pairs, &reference.pairs, &PairAnnotations::new(beta(0.1))).unwrap();
-        let plain = dpo_loss(&policy.pairs, &reference.pairs, beta(0.1)).unwrap();
+        let [one, two] = [0, 1].map(|_| Model::policy(of, &on.device, DType::F32));
+        let reference = Model::reference(of, &on.device, DType::F32);
+        let annotated = annotated_dpo_loss(&one.pairs, &reference.pairs, &PairAnnotations::new(beta(0.1))).unwrap();
+        let plain = dpo_loss(&two.pairs, &reference.pairs, beta(0.1)).unwrap();
         prop_assert_eq!(bits(&numbers(&annotated)), bits(&numbers(&plain)));
-        prop_assert_eq!(policy.gradients(annotated), policy.gradients(plain));
+        prop_assert_eq!(one.gradients(annotated), two.gradients(plain));
         Ok(())
     });
 }
@@ -424,8 +424,7 @@ fn pairs_of_which_nothing_is_known_have_plain_dpo() {
 fn annotations_outside_their_domain_make_their_pair_nan() {
     on_every_device(|on| {
         let of = [Sums::with_delta(-1.0); 4];
-        let (policy, reference) =
-            (Model::policy(&of, &on.device, DType::F32), Model::reference(&of, &on.device, DType::F32));
+        let reference = Model::reference(&of, &on.device, DType::F32);
         let given = |numbers: [f64; 4]| floats(&numbers, [4], &on.autodiff(), DType::F32);
         let plain = PairAnnotations::new(beta(0.1));
         for (annotations, nan) in [
@@ -433,6 +432,7 @@ fn annotations_outside_their_domain_make_their_pair_nan() {
             (plain.clone().with_label_probabilities(given([1.0, 1.1, -0.1, f64::NAN])), [false, true, true, true]),
             (plain.clone().with_offsets(given([0.0, f64::NAN, f64::INFINITY, 0.0])), [false, true, true, false]),
         ] {
+            let policy = Model::policy(&of, &on.device, DType::F32);
             let losses = annotated_dpo_loss(&policy.pairs, &reference.pairs, &annotations).unwrap();
             let values = numbers(&losses);
             prop_assert_eq!(values.iter().map(|loss| loss.is_nan()).collect::<Vec<_>>(), nan);
@@ -440,7 +440,7 @@ fn annotations_outside_their_domain_make_their_pair_nan() {
             prop_assert_eq!(chosen.iter().map(|slope| slope.is_nan()).collect::<Vec<_>>(), nan);
         }
         let short = PairAnnotations::new(beta(0.1)).with_betas(floats(&[0.1; 3], [3], &on.device, DType::F32));
-        let error = annotated_dpo_loss(&policy.pairs, &reference.pairs, &short).unwrap_err().to_string();
+        let error = annotated_dpo_loss(&reference.pairs, &reference.pairs, &short).unwrap_err().to_string();
         prop_assert_eq!(error, "betas has shape [3], expected [4]");
         Ok(())
     });

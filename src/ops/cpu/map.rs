@@ -4,7 +4,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
-    format::{Format, LANES},
+    dtype::{Float, LANES},
     prefetch::prefetch,
 };
 
@@ -13,40 +13,40 @@ pub(super) trait Map<T>: Copy + Send + Sync {
     fn of<S: Simd>(&self, number: T) -> T;
 }
 
-/// Numbers, and where what is made of them goes.
-pub(super) enum Place<'a, F> {
-    /// Where they are.
-    Here(&'a mut [F]),
-    /// The numbers, and other memory, as long.
+/// Numbers, and the buffer that the results go to.
+pub(super) enum Destination<'a, F> {
+    /// The same buffer.
+    InPlace(&'a mut [F]),
+    /// The numbers, and another buffer of the same length.
     Beside(&'a [F], &'a mut [F]),
 }
 
-impl<F: Format> Place<'_, F> {
-    /// What there is of results.
+impl<F: Float> Destination<'_, F> {
+    /// The buffer of the results.
     pub(super) fn results(&mut self) -> &mut [F] {
         match self {
-            Self::Here(numbers) => numbers,
+            Self::InPlace(numbers) => numbers,
             Self::Beside(_, results) => results,
         }
     }
 
-    /// What `map` makes of each number. Each task takes `segment` of them.
-    pub(super) fn fill_by(&mut self, segment: usize, map: impl Map<F::Real>) {
+    /// Writes `map` of each number. Each task takes `segment` of them.
+    pub(super) fn fill(&mut self, segment: usize, map: impl Map<F::Compute>) {
         match self {
-            Self::Here(numbers) => overwrite(numbers, segment, map),
+            Self::InPlace(numbers) => overwrite(numbers, segment, map),
             Self::Beside(from, to) => write(from, to, segment, map),
         }
     }
 }
 
-/// Replaces each number by what `map` makes of it. Each task takes `segment` of them.
-pub(super) fn overwrite<F: Format>(numbers: &mut [F], segment: usize, map: impl Map<F::Real>) {
+/// Replaces each number by `map` of it. Each task takes `segment` of them.
+pub(super) fn overwrite<F: Float>(numbers: &mut [F], segment: usize, map: impl Map<F::Compute>) {
     let arch = Arch::new();
     numbers.par_chunks_mut(segment).for_each(|numbers| arch.dispatch(Overwrite { numbers, map }));
 }
 
-/// Writes what `map` makes of each number of `from` into `to`. Each task takes `segment` of them.
-fn write<F: Format>(from: &[F], to: &mut [F], segment: usize, map: impl Map<F::Real>) {
+/// Writes `map` of each number of `from` into `to`. Each task takes `segment` of them.
+fn write<F: Float>(from: &[F], to: &mut [F], segment: usize, map: impl Map<F::Compute>) {
     let arch = Arch::new();
     let parts = from.par_chunks(segment).zip(to.par_chunks_mut(segment));
     parts.for_each(|(from, to)| arch.dispatch(Write { from, to, map }));
@@ -57,7 +57,7 @@ struct Overwrite<'a, F, M> {
     map: M,
 }
 
-impl<F: Format, M: Map<F::Real>> WithSimd for Overwrite<'_, F, M> {
+impl<F: Float, M: Map<F::Compute>> WithSimd for Overwrite<'_, F, M> {
     type Output = ();
 
     #[inline(always)]
@@ -79,7 +79,7 @@ struct Write<'a, F, M> {
     map: M,
 }
 
-impl<F: Format, M: Map<F::Real>> WithSimd for Write<'_, F, M> {
+impl<F: Float, M: Map<F::Compute>> WithSimd for Write<'_, F, M> {
     type Output = ();
 
     #[inline(always)]
@@ -97,7 +97,7 @@ impl<F: Format, M: Map<F::Real>> WithSimd for Write<'_, F, M> {
 }
 
 #[inline(always)]
-fn of_chunk<F: Format, S: Simd>(chunk: &[F; LANES], map: impl Map<F::Real>) -> [F; LANES] {
+fn of_chunk<F: Float, S: Simd>(chunk: &[F; LANES], map: impl Map<F::Compute>) -> [F; LANES] {
     let mut numbers = F::widen_all(chunk);
     for number in &mut numbers {
         *number = map.of::<S>(*number);

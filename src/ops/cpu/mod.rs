@@ -1,18 +1,36 @@
-//! Row kernels and matrix products on plain slices: nothing here knows burn.
+//! Kernels and matrix products on plain slices. Nothing here knows burn.
 
+mod dtype;
 mod exp;
-mod format;
+mod exp_constants;
+mod exp_rows;
+mod functions;
 mod gradient;
 mod map;
+#[cfg(feature = "flex")]
+mod matmul;
+#[cfg(feature = "flex")]
+mod matrix;
+#[cfg(test)]
+#[path = "../../../tests/kernels/naive.rs"]
+mod naive;
 mod prefetch;
-#[cfg(feature = "flex")]
-mod product;
-mod soft_cap;
-mod sum;
+mod program;
+mod read_rows;
+mod sequences;
+mod softcap;
+mod softmax_state;
+mod tasks;
 
-pub(super) use format::{Format, Real};
-pub(super) use gradient::{Chain, Upstream, exp_rows, gradient_rows, gradient_rows_into};
+pub(super) use dtype::{Compute, Float};
+pub(super) use exp_rows::exp_rows;
+pub(super) use gradient::{RowGradients, Upstream};
 #[cfg(feature = "flex")]
-pub(super) use product::{Matrix, MatrixMut, product};
-pub(super) use soft_cap::soft_cap;
-pub(super) use sum::{RowSum, merged, outputs, sums_of};
+pub(super) use matmul::matmul;
+#[cfg(feature = "flex")]
+pub(super) use matrix::{Matrix, MatrixMut};
+pub(super) use program::{Evaluation, PairGradient};
+pub(super) use read_rows::states_of;
+pub(super) use sequences::{accurate_sums, argsort, gradient_of_rows, predictions, targets};
+pub(super) use softcap::softcap;
+pub(super) use softmax_state::{SoftmaxState, merged, outputs};

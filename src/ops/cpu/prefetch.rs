@@ -4,7 +4,7 @@
 //! are asked for too late: reading and computing take turns. On some machines, virtual ones among them, nothing else
 //! reads ahead.
 
-use super::format::LANES;
+use super::dtype::LANES;
 
 /// How far ahead, in bytes: what arrives while a cache line is waited for, several times over.
 const AHEAD: usize = 2048;

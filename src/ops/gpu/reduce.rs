@@ -1,30 +1,30 @@
-//! One number of all units of a cube.
+//! Reductions over the units of a cube.
 
 use cubecl::prelude::*;
 
-/// How the units of a cube find what they have in common.
+/// How the units of a cube reduce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::ops) struct Cube {
     /// How many units there are: a power of two.
     pub units: usize,
-    /// The most planes that they can be in; none if units of a plane cannot talk to each other.
+    /// The most planes that they can be in; none if the device has no operations within a plane.
     pub planes: Option<usize>,
 }
 
-/// What is made of two numbers.
+/// How two numbers are joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Join {
     Sum,
     Max,
 }
 
-/// The sum of a number over all units of the cube. All of them have to call this, and get it.
+/// The sum of a number over all units of the cube. All of them have to call this, and all get the result.
 #[cube]
 pub(super) fn sum_over_cube(value: f32, #[comptime] cube: Cube) -> f32 {
     over_cube(value, Join::Sum, cube)
 }
 
-/// The largest of a number over all units of the cube, none of which is NaN. All of them have to call this, and get it.
+/// The largest of a number over all units of the cube, none of which is NaN. All of them have to call this, and all get the result.
 #[cube]
 pub(super) fn max_over_cube(value: f32, #[comptime] cube: Cube) -> f32 {
     over_cube(value, Join::Max, cube)

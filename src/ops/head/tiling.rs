@@ -1,12 +1,12 @@
-//! Which part of the logits is held at a time.
+//! The size of the tiles in which logits are computed.
 
 use std::ops::Range;
 
 use burn_tensor::DType;
 
-use super::Road;
+use super::Implementation;
 
-/// Which part of the logits `[rows, vocab]` is held at a time.
+/// The tiles in which the logits `[rows, vocab]` are computed, one at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tiling {
     /// Rows of a tile.
@@ -15,46 +15,47 @@ pub struct Tiling {
     pub columns: usize,
 }
 
-/// What tiles have to fit into.
+/// What limits the size of tiles.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Room {
+pub(super) struct TileLimits {
+    /// The budget for all that is held at a time.
     pub(crate) bytes: usize,
-    /// What no tile may exceed, whatever the budget: the largest piece of memory that the device gives.
+    /// The largest buffer that the device allocates: no tile may exceed it, whatever the budget.
     pub(crate) largest: usize,
-    /// The format that is computed in.
+    /// The dtype that is computed in.
     pub(crate) dtype: DType,
     pub(crate) rows: usize,
     pub(crate) hidden: usize,
     pub(crate) vocab: usize,
-    /// Whether the weight comes in another format: a tile of it and of its gradient are then held in this one.
+    /// Whether the weight has another dtype: a tile of it and of its gradient are then held in this one.
     pub(crate) converted: bool,
-    /// Whether products stay in the memory of their destination, and a tile of the weight is not a copy.
+    /// Whether products stay in the buffer of their destination, and a tile of the weight is not a copy.
     pub(crate) in_place: bool,
 }
 
 impl Tiling {
-    /// A tile is not made wider than this many bytes even if it may be: what is written and read again should stay near the
-    /// processor.
+    /// A tile is not larger than this many bytes even if the budget allows it: what is written and read again should stay in the
+    /// cache.
     const NEAR: usize = 16 << 20;
     /// Narrower products are slow.
     const NARROW: usize = 256;
-    /// Tiles begin at such columns, if they are as wide: where rows of 16 bits can be read in lines of 128 bytes.
+    /// Tiles begin at multiples of this, if they are as wide: there rows of 16-bit numbers can be read in lines of 128 bytes.
     const ALIGNED: usize = 64;
-    /// So many tiles burn's operations hold at a time where kernels hold one.
+    /// How many tiles burn's operations hold at a time where kernels hold one.
     const PORTABLE_COPIES: usize = 8;
 
-    /// As wide as all rows allow, so that every tile of the weight is read once; where not even a narrow tile of all rows fits,
-    /// of some rows. At least one logit, however small the room.
-    pub(crate) fn within(room: &Room, road: Road) -> Self {
-        let &Room { rows, hidden, vocab, .. } = room;
-        let numbers = (room.bytes / room.dtype.size()).max(1);
-        let largest = (room.largest / room.dtype.size()).max(1);
-        let (copies, near) = match road {
-            Road::Kernels if room.in_place => (1, numbers.min(Self::NEAR / room.dtype.size())),
-            Road::Kernels => (1, numbers),
-            Road::Portable => (Self::PORTABLE_COPIES, numbers),
+    /// As wide as all rows allow, so that every tile of the weight is read once. Where not even a narrow tile of all rows fits,
+    /// tiles of some rows. At least one logit, however small the limits.
+    pub(super) fn fit(limits: &TileLimits, implementation: Implementation) -> Self {
+        let &TileLimits { rows, hidden, vocab, .. } = limits;
+        let numbers = (limits.bytes / limits.dtype.size()).max(1);
+        let largest = (limits.largest / limits.dtype.size()).max(1);
+        let (copies, near) = match implementation {
+            Implementation::Kernels if limits.in_place => (1, numbers.min(Self::NEAR / limits.dtype.size())),
+            Implementation::Kernels => (1, numbers),
+            Implementation::Portable => (Self::PORTABLE_COPIES, numbers),
         };
-        let beside = match (room.in_place, room.converted) {
+        let beside = match (limits.in_place, limits.converted) {
             (true, false) => 0,
             (true, true) => 2 * hidden,
             (false, _) => 4 * hidden,
@@ -74,27 +75,12 @@ pub(super) fn columns_of(vocab: usize, tile: usize) -> impl Iterator<Item = Rang
     (0..vocab).step_by(tile).map(move |start| start..vocab.min(start + tile))
 }
 
-/// Rows in parts of at most `part`, none of which has both rows that are kept and rows that are not.
-pub(super) fn row_parts(rows: usize, part: usize, kept: usize) -> Vec<Range<usize>> {
+/// Rows in parts of at most `part`, none of which has both rows whose logits are cached and rows whose are not.
+pub(super) fn row_parts(rows: usize, part: usize, cached: usize) -> Vec<Range<usize>> {
     let parts = |all: Range<usize>| all.clone().step_by(part).map(move |start| start..all.end.min(start + part));
-    parts(0..kept).chain(parts(kept..rows)).collect()
+    parts(0..cached).chain(parts(cached..rows)).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_tile_is_larger_than_what_a_device_gives_in_one_piece() {
-        for largest in [4, 1000, 1 << 20, 128 << 20] {
-            for (rows, vocab, in_place) in [(1, 5, true), (8192, 32_000, false), (100_000, 128_256, false)] {
-                let (bytes, dtype) = (512 << 20, DType::F32);
-                let room = Room { bytes, largest, dtype, rows, hidden: 512, vocab, converted: false, in_place };
-                for road in [Road::Kernels, Road::Portable] {
-                    let Tiling { rows, columns } = Tiling::within(&room, road);
-                    assert!(4 * rows * columns <= largest, "{rows} × {columns}, {largest} bytes");
-                }
-            }
-        }
-    }
-}
+#[path = "../../../tests/kernels/tiling.rs"]
+mod tests;

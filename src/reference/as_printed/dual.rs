@@ -24,8 +24,8 @@ impl Dual {
     }
 
     /// A function of it with that value and that derivative.
-    fn chain(self, value: f64, slope: f64) -> Self {
-        Self { value, d_chosen: slope * self.d_chosen, d_rejected: slope * self.d_rejected }
+    fn chain(self, value: f64, derivative: f64) -> Self {
+        Self { value, d_chosen: derivative * self.d_chosen, d_rejected: derivative * self.d_rejected }
     }
 
     pub fn exp(self) -> Self {
