@@ -1,4 +1,4 @@
-"""Compares what `examples/score` printed with golden values: compare_scores.py GOLDEN SCORES
+"""Compares what the `score` tool printed with golden values: compare_scores.py GOLDEN SCORES
 
 Every configuration must be answered, with everything that the golden file has. In f32, log-probs, losses and metrics must
 agree within 1e-5 relative, gradients within 1e-4 of their norm; in f64 all within 1e-11, as golden values near 0 are

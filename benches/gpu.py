@@ -3,7 +3,7 @@
 
     python3 benches/gpu.py --device wgpu|vulkan|metal|cuda|rocm
 
-Builds `examples/measure` for the device, lets all take turns on each size, and writes the tables into docs/performance-gpu.md and
+Builds the `measure` tool for the device, lets all take turns on each size, and writes the tables into docs/performance-gpu.md and
 the figures into docs/performance-gpu.json. Needs cargo, and nothing beyond Python's standard library.
 """
 import argparse, json, os, pathlib, platform, statistics, subprocess, sys, time, tomllib
@@ -205,9 +205,9 @@ def driver():
 
 def built(args):
     features = args.features or args.device
-    subprocess.run(["cargo", "build", "--release", "--example", "measure", "--features", features], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--release", "-p", "burn-dpo-tools", "--bin", "measure", "--features", features], cwd=ROOT, check=True)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    return target / "release" / "examples" / ("measure.exe" if os.name == "nt" else "measure"), "release build"
+    return target / "release" / ("measure.exe" if os.name == "nt" else "measure"), "release build"
 
 
 def arguments():

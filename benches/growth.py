@@ -12,9 +12,9 @@ FACTORS = [1, 2, 4, 8, 16]
 
 
 def built():
-    subprocess.run(["cargo", "build", "--release", "--example", "measure"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--release", "-p", "burn-dpo-tools", "--bin", "measure"], cwd=ROOT, check=True)
     metadata = subprocess.run(["cargo", "metadata", "--format-version", "1", "--no-deps"], cwd=ROOT, check=True, capture_output=True)
-    return pathlib.Path(json.loads(metadata.stdout)["target_directory"]) / "release" / "examples" / "measure"
+    return pathlib.Path(json.loads(metadata.stdout)["target_directory"]) / "release" / "measure"
 
 
 def measured(executable, size, repeat):

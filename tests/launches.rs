@@ -13,8 +13,8 @@ use cubecl::logging::LaunchObservation;
 #[path = "suite/devices.rs"]
 #[allow(dead_code)] // shared with the suite
 mod devices;
-#[path = "../examples/common/launches.rs"]
-mod observed;
+#[path = "../tools/src/bin/launches/observer.rs"]
+mod observer;
 
 const SEQUENCES: usize = 8;
 const TIME: usize = 16;
@@ -32,7 +32,7 @@ struct Bound {
 fn expect(device: &Device, bound: Bound, part: &dyn Fn() -> Vec<Tensor<1>>) {
     drop(part()); // compiles the kernels, and makes what is kept
     device.sync().unwrap();
-    let counts = Arc::new(observed::Launches::default());
+    let counts = Arc::new(observer::Launches::default());
     let watching = LaunchObservation::new(counts.clone());
     let results = part();
     device.sync().unwrap();

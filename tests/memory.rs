@@ -5,7 +5,7 @@
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, s};
 use burn_dpo::{Completions, LmHead, LossMixture, PairLogProbs, PreferenceLoss, token_log_probs, token_statistics};
 
-#[path = "../examples/measure/allocator.rs"]
+#[path = "../tools/src/bin/measure/allocator.rs"]
 mod allocator;
 
 const SEQUENCES: usize = 4;

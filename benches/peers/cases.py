@@ -10,7 +10,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Case:
-    """The work that one row of a table describes, in the words of `examples/measure`."""
+    """The work that one row of a table describes, in the words of the `measure` tool."""
 
     work: str
     rows: int

@@ -1,4 +1,4 @@
-"""`examples/measure` as a contestant: a process per round, which reads the inputs that the others have."""
+"""the `measure` tool as a contestant: a process per round, which reads the inputs that the others have."""
 import json
 import os
 import statistics

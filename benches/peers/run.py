@@ -38,8 +38,8 @@ def python_of(folder):
 
 def built(args):
     features = ["--features", args.features] if args.device == "cuda" else []
-    subprocess.run(["cargo", "build", "--release", "--example", "measure", *features], cwd=ROOT, check=True)
-    return TARGET / "release" / "examples" / "measure"
+    subprocess.run(["cargo", "build", "--release", "-p", "burn-dpo-tools", "--bin", "measure", *features], cwd=ROOT, check=True)
+    return TARGET / "release" / "measure"
 
 
 def main():

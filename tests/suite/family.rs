@@ -318,7 +318,7 @@ fn finite_log_probs_never_give_nan_in_any_member() {
     });
 }
 
-/// `cargo run --example losses -- --table` prints the numbers.
+/// `cargo run --release -p burn-dpo-tools --bin losses -- --table` prints the numbers.
 #[test]
 fn every_member_is_right_over_the_whole_range_of_the_margin() {
     const MARGINS: [f64; 9] = [0.0, 17.0, -17.0, 89.0, -89.0, 1e4, -1e4, 1e30, -1e30];

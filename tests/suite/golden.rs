@@ -1,7 +1,7 @@
 //! Agreement with another implementation: float64 PyTorch autograd, cross-checked against TRL's `DPOTrainer`.
 //!
 //! The values are in `../shared/golden/`, whose README says how they were made; `BURN_DPO_GOLDEN` names another file. Each of
-//! their configurations is answered as `examples/score` answers it, by the same code.
+//! their configurations is answered as `tools/src/bin/score` answers it, by the same code.
 
 use std::{collections::BTreeMap, fs::File, io::BufReader, path::PathBuf};
 
@@ -15,18 +15,18 @@ use crate::{
     tolerance::{GOLDEN_GRADIENT, GOLDEN_VALUE, GOLDEN_WIDE},
 };
 
-#[path = "../../examples/score/config.rs"]
+#[path = "../../tools/src/bin/score/config.rs"]
 mod config;
-#[path = "../../examples/score/input.rs"]
+#[path = "../../tools/src/bin/score/input.rs"]
 mod input;
-#[path = "../../examples/score/losses.rs"]
+#[path = "../../tools/src/bin/score/losses.rs"]
 mod losses;
-#[path = "../../examples/score/model.rs"]
+#[path = "../../tools/src/bin/score/model.rs"]
 mod model;
 
 use config::Config;
 use input::Input;
-use model::{Answer, Model, Road, numbers};
+use model::{Answer, Model, ModelOutput, numbers};
 
 /// What the file expects of each case, beside what [`Input`] reads of it.
 #[derive(Deserialize)]
@@ -66,12 +66,13 @@ struct SequenceLogProbs {
 fn every_configuration_agrees_with_the_golden_values() {
     let Some((input, golden)) = read() else { return };
     on_every_device(|on| {
-        for (dtype, road) in
-            on.arithmetic_dtypes().flat_map(|dtype| [Road::Logits, Road::Hidden].map(|road| (dtype, road)))
+        for (dtype, path) in on
+            .arithmetic_dtypes()
+            .flat_map(|dtype| [ModelOutput::Logits, ModelOutput::Hidden].map(|path| (dtype, path)))
         {
             let mut agreement = Agreement::new(dtype);
             for (case, expected) in input.cases.iter().zip(&golden.cases) {
-                let model = Model::new(case, &on.device, dtype, road).expect("tensors that fit each other");
+                let model = Model::new(case, &on.device, dtype, path).expect("tensors that fit each other");
                 agreement.expect_case(&model, expected)?;
                 for (run, expected) in case.runs.iter().zip(&expected.runs) {
                     let answer = Config::parse(&run.config).and_then(|config| model.run(&config));
@@ -81,7 +82,7 @@ fn every_configuration_agrees_with_the_golden_values() {
             }
             prop_assert!(agreement.runs >= 57 * golden.cases.len(), "only {} runs were found", agreement.runs);
             for (what, error) in agreement.worst {
-                println!("{}, {dtype:?}, from {road:?}: {what}: largest relative disagreement {error:.1e}", on.name);
+                println!("{}, {dtype:?}, from {path:?}: {what}: largest relative disagreement {error:.1e}", on.name);
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ mod configuration;
 mod contracts;
 mod devices;
 mod errors;
-#[path = "../../examples/losses/exact.rs"]
+#[path = "../../tools/src/bin/losses/exact.rs"]
 mod exact;
 mod family;
 mod family_tolerance;
