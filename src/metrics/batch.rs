@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     Beta, Error, PairLogProbs, Result, SequenceStatistics, TokenLogProbs,
+    compare::check_same_ld_alpha,
     error::expect_pairs,
     ops::{check_float, check_same_device},
     sides::Sides,
@@ -101,8 +102,8 @@ impl<'a> PreferenceBatch<'a> {
     ///
     /// # Errors
     /// [`Error::PairCount`] if policy, reference, losses, betas or validity hold different numbers of pairs,
-    /// [`Error::Shape`] if tokens or statistics have not two rows for each pair, [`Error::DType`] for a format in which
-    /// the device cannot compute, [`Error::Device`] for tensors on different devices, [`Error::Read`] if the device does
+    /// [`Error::LdAlpha`] if policy and reference are LD-DPO's sums with different `α`, [`Error::Shape`] if tokens or statistics
+    /// have not two rows for each pair, [`Error::DType`] for a dtype in which the device cannot compute, [`Error::Device`] for tensors on different devices, [`Error::Read`] if the device does
     /// not hand its numbers over.
     pub fn measure(&self) -> Result<PreferenceMetrics> {
         let data = self.columns()?.try_into_data().map_err(|cause| unreadable("metrics", cause))?;
@@ -124,6 +125,7 @@ impl<'a> PreferenceBatch<'a> {
         let (policy, reference) = (self.policy, self.reference);
         let pairs = policy.pairs();
         expect_pairs("policy", pairs, "reference", reference.pairs())?;
+        check_same_ld_alpha(policy.stack(), reference.stack())?;
         expect_pairs("losses", self.losses.dims()[0], "policy", pairs)?;
         check_same_device("policy", &policy.device(), "reference", &reference.device())?;
         self.check_device("losses", self.losses)?;

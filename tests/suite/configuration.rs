@@ -167,24 +167,27 @@ fn a_mixture_is_the_weighted_sum_of_its_losses() {
         let terms = vec![term(0.75, "sigmoid"), term(0.25, "ipo"), term(2.0, "sft")];
         let policy = Model::policy(&sums, &on.device, DType::F32);
         let losses = LossMixture::new(terms.clone()).unwrap().losses(&policy.pairs, &reference.pairs).unwrap();
-        let (mixed, slopes) = (numbers(&losses), policy.gradients(losses));
+        let (mixed, derivatives) = (numbers(&losses), policy.gradients(losses));
         let mut expected = ([0.0; 2], [[0.0; 2]; 2]);
         for WeightedLoss { weight, loss } in terms {
             let policy = Model::policy(&sums, &on.device, DType::F32);
             let losses = loss.losses(&policy.pairs, &reference.pairs).unwrap();
             let values = numbers(&losses);
             let gradients = losses.sum().backward();
-            let slopes = [&policy.chosen, &policy.rejected]
+            let derivatives = [&policy.chosen, &policy.rejected]
                 .map(|leaf| leaf.grad(&gradients).map_or(vec![0.0; 2], |gradient| numbers(&gradient)));
             for pair in 0..2 {
                 expected.0[pair] += weight.get() * values[pair];
-                expected.1[0][pair] += weight.get() * slopes[0][pair];
-                expected.1[1][pair] += weight.get() * slopes[1][pair];
+                expected.1[0][pair] += weight.get() * derivatives[0][pair];
+                expected.1[1][pair] += weight.get() * derivatives[1][pair];
             }
         }
         let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs());
         prop_assert!(close(&mixed, &expected.0), "{mixed:?} {expected:?}");
-        prop_assert!(close(&slopes[0], &expected.1[0]) && close(&slopes[1], &expected.1[1]), "{slopes:?} {expected:?}");
+        prop_assert!(
+            close(&derivatives[0], &expected.1[0]) && close(&derivatives[1], &expected.1[1]),
+            "{derivatives:?} {expected:?}"
+        );
         Ok(())
     });
 }

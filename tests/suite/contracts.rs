@@ -1,4 +1,4 @@
-//! The contracts: masks, junk, ids, number formats, NaN, and which tensors get a gradient.
+//! The contracts: masks, junk, ids, dtypes, NaN, and which tensors get a gradient.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -479,7 +479,7 @@ fn a_constant_side_of_the_policy_leaves_the_other_sides_gradient_as_it_is() {
     });
 }
 
-// ---- 7. number formats ----
+// ---- 7. dtypes ----
 
 #[test]
 fn half_and_single_precision_give_f32_double_gives_f64_and_gradients_come_in_the_logits_own_format() {
@@ -524,13 +524,17 @@ fn log_prob_sums_of_any_formats_go_together() {
                 let gradients = losses.sum().backward();
                 let [chosen, rejected] = [&policy.chosen, &policy.rejected].map(|leaf| leaf.grad(&gradients).unwrap());
                 prop_assert_eq!((chosen.dtype(), rejected.dtype()), (policy_dtype, policy_dtype));
-                let slopes = if policy_dtype == dtype {
+                let derivatives = if policy_dtype == dtype {
                     numbers(&chosen)
                 } else {
                     Outcome::of(&sums, 0.5, &on.device, dtype).chosen
                 };
-                Outcome { losses: values, rejected: slopes.iter().map(|slope| -slope).collect(), chosen: slopes }
-                    .expect(on, dtype, &sums, 0.5)?;
+                Outcome {
+                    losses: values,
+                    rejected: derivatives.iter().map(|derivative| -derivative).collect(),
+                    chosen: derivatives,
+                }
+                .expect(on, dtype, &sums, 0.5)?;
             }
         }
         Ok(())

@@ -26,12 +26,12 @@ impl Tested {
         self.device.clone().autodiff()
     }
 
-    /// The float formats that the device computes in.
+    /// The float dtypes that the device computes in.
     pub fn float_dtypes(&self) -> impl Iterator<Item = DType> {
         FLOATS.into_iter().filter(|&dtype| self.computes_in(dtype))
     }
 
-    /// The float formats that it does not.
+    /// The float dtypes that it does not.
     pub fn refused_float_dtypes(&self) -> impl Iterator<Item = DType> {
         FLOATS.into_iter().filter(|&dtype| !self.computes_in(dtype))
     }

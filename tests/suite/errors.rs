@@ -4,8 +4,7 @@ use std::panic::catch_unwind;
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor};
 use burn_dpo::{
-    Beta, Completions, Error, PairLogProbs, PreferenceMetrics, SequenceLogProbs, dpo_loss, implicit_rewards,
-    token_log_probs,
+    Beta, Completions, PairLogProbs, PreferenceMetrics, SequenceLogProbs, dpo_loss, implicit_rewards, token_log_probs,
 };
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestCaseResult};
 
@@ -138,8 +137,20 @@ fn different_numbers_of_pairs_are_refused_by_everything_that_compares() {
 
 #[test]
 fn a_beta_that_is_no_positive_f32_is_refused() {
-    for value in [0.0, -0.0, -0.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e-39, 1e39, f64::MIN_POSITIVE] {
-        let message = format!("beta is {value}, expected a finite number above 0, normal in f32");
+    let refused = [
+        (0.0, "0"),
+        (-0.0, "-0"),
+        (-0.1, "-0.1"),
+        (f64::NAN, "NaN"),
+        (f64::INFINITY, "inf"),
+        (f64::NEG_INFINITY, "-inf"),
+        (1e-39, "1e-39"),
+        (1e-300, "1e-300"), // not three hundred digits
+        (1e39, "1e39"),
+        (f64::MIN_POSITIVE, "2.2250738585072014e-308"),
+    ];
+    for (value, text) in refused {
+        let message = format!("beta is {text}, expected a finite number above 0, normal in f32");
         assert_eq!(Beta::new(value).unwrap_err().to_string(), message);
         assert!(serde_json::from_value::<Beta>(serde_json::json!(value)).is_err());
     }
@@ -285,7 +296,7 @@ fn tensors_on_different_devices_are_refused() {
     let [here, there] = &devices()[..2] else { unreachable!("there are always two") };
     let (here, there) = (&here.device, &there.device);
     let on_both = |left: &str, right: &str| format!("{left} is on {here:?}, but {right} is on {there:?}");
-    let expect = |result: Option<Error>, left: &str, right: &str| {
+    let expect = |result: Option<burn_dpo::Error>, left: &str, right: &str| {
         assert_eq!(result.map(|error| error.to_string()), Some(on_both(left, right)));
     };
 

@@ -6,7 +6,7 @@
 //! |---------------------|-----------------------------------------------------------------------------------------------|
 //! | inputs              | what the exact loss does when each log-prob sum moves by `η = (8 + D)·u·(|a| + |b| + |target|)`: the log-ratios, their difference, division by a count, β, the target and the product round, none by more than `u` (`D·u` for a division) of one of these |
 //! | score of a divergence | what the exact loss does when `z` moves by `δz = K·u·Σ|scores|·β`: scores are products of functions that err by a factor `1 ± K·u` |
-//! | evaluation          | `K·u·Σ|terms|`: the terms whose sum the value or the slope is, each a product of such functions |
+//! | evaluation          | `K·u·Σ|terms|`: the terms whose sum the value or the derivative is, each a product of such functions |
 //! | what is subnormal   | `8·(1 + β)·(1 + s′)·(1 + |ℓ′|)·tiny`                                                                              |
 //!
 //! `K = 16 + 2·E(0) + E′·min(|z|, 90) + 3·D + L`: at most three of `exp`, division and logarithm follow one another in any term, with a dozen
@@ -20,7 +20,7 @@ use burn_dpo::{
 
 use crate::{family::of_pair, tolerance::Rounding};
 
-/// Bounds on the absolute error of the value and of both slopes.
+/// Bounds on the absolute error of the value and of both derivatives.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Bounds {
     pub value: f64,
@@ -68,19 +68,19 @@ pub fn bounds(rounding: Rounding, loss: &PreferenceLoss, policy: SequencePair, r
         let (z, delta) = (within(view.z), within(k * view.scores + 4.0 * rounding.tiny));
         let here = at(z);
         for there in [at(within(z - delta)), at(within(z + delta))] {
-            let slope = (there.gradient.chosen - here.gradient.chosen).abs();
+            let derivative = (there.gradient.chosen - here.gradient.chosen).abs();
             let per_count = |count: usize| view.counts[0] as f64 / count.max(1) as f64;
             bounds.add(
                 (there.value - here.value).abs(),
-                slope * view.rates[0],
-                slope * view.rates[1] * if view.per_token { per_count(view.counts[1]) } else { 1.0 },
+                derivative * view.rates[0],
+                derivative * view.rates[1] * if view.per_token { per_count(view.counts[1]) } else { 1.0 },
             );
         }
     }
 
     let terms = terms(loss, &view, exact);
     bounds.add(k * terms[0], k * terms[1], k * terms[2]);
-    // what a subnormal factor is multiplied by: the slope in z, which only squares have above 1 by itself
+    // what a subnormal factor is multiplied by: the derivative in z, which only squares have above 1 by itself
     let steep = if matches!(loss, PreferenceLoss::Ipo { .. }) { 1.0 + 2.0 * (view.z.abs() + view.target) } else { 1.0 };
     let subnormal = |rate: f64| 8.0 * (1.0 + view.beta) * (1.0 + rate) * steep * rounding.tiny;
     bounds.add(subnormal(0.0), subnormal(view.rates[0]), subnormal(view.rates[1]));
@@ -125,7 +125,7 @@ impl View {
         let per_token =
             matches!(loss, Ipo { .. } | SigmoidNorm { .. } | Simpo { .. } | Alphapo { .. } | Orpo {} | Nll {});
         let divisor = |side: usize| if per_token { counts[side].max(1) as f64 } else { 1.0 };
-        let (score, slope) = score(loss);
+        let (score, derivative) = score(loss);
         let (of_a, of_b) = match loss {
             Alphapo { .. } => (score(a / divisor(0)), score(b / divisor(1))),
             _ => (score(a) / divisor(0), score(b) / divisor(1)),
@@ -153,7 +153,7 @@ impl View {
             per_token,
             // log 2 + log σ cancels near 0
             scores: beta * (of_a.abs() + of_b.abs() + 4.0 * of_log_two),
-            rates: [slope(a), slope(b)],
+            rates: [derivative(a), derivative(b)],
             target,
         }
     }
@@ -226,16 +226,16 @@ fn under_reverse_kl(loss: &PreferenceLoss) -> Option<PreferenceLoss> {
     Some(plain)
 }
 
-/// `Σ|terms|` of value, chosen slope and rejected slope: their own size unless terms cancel.
+/// `Σ|terms|` of value, chosen derivative and rejected derivative: their own size unless terms cancel.
 fn terms(loss: &PreferenceLoss, view: &View, exact: LossAndGradient) -> [f64; 3] {
     use PreferenceLoss::*;
     let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     let z = view.z;
-    let both = |value: f64, slope: f64| {
+    let both = |value: f64, derivative: f64| {
         let per = |side: usize| {
             let count = if view.per_token { view.counts[side].max(1) as f64 } else { 1.0 };
-            slope * view.beta * view.rates[side] / count
+            derivative * view.beta * view.rates[side] / count
         };
         [value, per(0), per(1)]
     };
@@ -259,18 +259,18 @@ fn terms(loss: &PreferenceLoss, view: &View, exact: LossAndGradient) -> [f64; 3]
             let tau = temperature.get();
             let m = sigmoid(z / tau);
             let modulated = (-z - softplus(-z / tau)).exp();
-            let slope = sigmoid(-z) * (1.0 - m) + modulated + (modulated + m * softplus(-z)) * (1.0 - m) / tau;
+            let derivative = sigmoid(-z) * (1.0 - m) + modulated + (modulated + m * softplus(-z)) * (1.0 - m) / tau;
             // z and z/τ err by u of themselves, which m and the exponential make relative
             let exponents = z.abs() * (1.0 + 1.0 / tau);
-            both(size[0] + modulated * exponents, slope * (1.0 + exponents))
+            both(size[0] + modulated * exponents, derivative * (1.0 + exponents))
         }
         NcaPair { .. } => {
             let reward = view.beta * view.a;
             [size[0], view.beta * (0.5 * sigmoid(reward) + sigmoid(-reward)), size[2]]
         }
         ApoDown { .. } => {
-            let slope = |x: f64| sigmoid(x) * sigmoid(-x);
-            let chosen = view.beta * (slope(view.beta * view.a) + slope(z));
+            let derivative = |x: f64| sigmoid(x) * sigmoid(-x);
+            let chosen = view.beta * (derivative(view.beta * view.a) + derivative(z));
             [size[0], chosen, size[2]]
         }
         Orpo {} => {

@@ -66,16 +66,16 @@ fn the_gradient_from_logits_to_loss_is_the_product_of_the_references_gradients()
             let per_logit = batch.time * batch.vocab;
             expect_close("gradient", dtype, &actual, &chain.gradient(), |logit| {
                 let pair = logit / per_logit % sums.len();
-                let slope = expected[pair].gradient.chosen;
-                tolerance::dpo_slope(rounding, margin(pair), slope)
-                    + tolerance::token_gradient(rounding, slope, batch.vocab)
+                let derivative = expected[pair].gradient.chosen;
+                tolerance::dpo_slope(rounding, margin(pair), derivative)
+                    + tolerance::token_gradient(rounding, derivative, batch.vocab)
             })?;
         }
         Ok(())
     });
 }
 
-/// And that product is the slope of the loss: `(ℓ(z + h) − ℓ(z − h)) / 2h` in f64, logit by logit.
+/// And that product is the derivative of the loss: `(ℓ(z + h) − ℓ(z − h)) / 2h` in f64, logit by logit.
 #[test]
 fn the_gradient_from_logits_to_loss_is_its_finite_difference() {
     for_all((moderate_pairs(), 0.01..1.0f64), |on, (batch, beta)| {
@@ -144,14 +144,14 @@ impl<'a> Chain<'a> {
     fn gradient(&self) -> Vec<f64> {
         let sums = self.sums(&self.policy);
         let half = sums.len();
-        let slopes = |sequence: usize| {
+        let derivatives = |sequence: usize| {
             let pair = sums[sequence % half];
-            let slope = reference::dpo_loss(pair.policy, pair.reference, self.beta).gradient;
-            if sequence < half { slope.chosen } else { slope.rejected }
+            let derivative = reference::dpo_loss(pair.policy, pair.reference, self.beta).gradient;
+            if sequence < half { derivative.chosen } else { derivative.rejected }
         };
         let width = self.batch.time - 1;
         let upstream: Vec<f64> =
-            (0..self.batch.sequences * width).map(|prediction| slopes(prediction / width)).collect();
+            (0..self.batch.sequences * width).map(|prediction| derivatives(prediction / width)).collect();
         reference::token_log_probs_gradient(self.batch.rows(&self.policy), &upstream).unwrap()
     }
 

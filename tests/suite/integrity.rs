@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::{
     batch::Batch,
-    devices::{Tested, devices, for_all, on_every_device},
+    devices::{Tested, for_all, on_every_device},
     generators::paired_batches,
     host::{bits, floats, integers},
     metrics::wait_for,
@@ -66,7 +66,7 @@ fn the_drift_is_the_difference_of_each_row() {
     });
 }
 
-/// Four roads, one answer.
+/// Four paths, one answer.
 #[test]
 fn pairs_are_rows_with_the_chosen_ones_first() {
     for_all(rows(), |on, rows| {
@@ -181,7 +181,7 @@ fn what_cannot_be_compared_is_refused() {
 #[cfg(feature = "ndarray")]
 #[test]
 fn models_on_different_devices_cannot_be_compared() {
-    let [here, there] = &devices()[..2] else { unreachable!("there are always two") };
+    let [here, there] = &crate::devices::devices()[..2] else { unreachable!("there are always two") };
     let rows: Rows = vec![([-1.0, -1.0], [3, 3]); 2];
     let refused = ReferenceDrift::measure(&pairs(&rows, here)[0], &pairs(&rows, there)[1]).unwrap_err().to_string();
     assert_eq!(refused, format!("policy is on {:?}, but reference is on {:?}", here.device, there.device));

@@ -304,7 +304,7 @@ fn swapping_chosen_and_rejected_changes_the_loss_by_the_margin() {
     });
 }
 
-/// ℓ(β, Δ) = ℓ(1, βΔ), and its slope β times as steep: exactly, for powers of two.
+/// ℓ(β, Δ) = ℓ(1, βΔ), and its derivative β times as steep: exactly, for powers of two.
 #[test]
 fn beta_is_the_unit_of_the_margin() {
     for_all((exact_sums(), select(vec![0.125, 0.5, 2.0, 4.0])), |on, (sums, beta)| {
@@ -312,7 +312,7 @@ fn beta_is_the_unit_of_the_margin() {
         let in_units: Vec<Sums> = sums.iter().map(|pair| pair.map(scaled)).collect();
         let of_beta = Outcome::of(sums, *beta, &on.device, DType::F32);
         let of_one = Outcome::of(&in_units, 1.0, &on.device, DType::F32);
-        let steeper = |slopes: &[f64]| -> Vec<f64> { slopes.iter().copied().map(scaled).collect() };
+        let steeper = |derivatives: &[f64]| -> Vec<f64> { derivatives.iter().copied().map(scaled).collect() };
         prop_assert_eq!(bits(&of_beta.losses), bits(&of_one.losses));
         prop_assert_eq!(bits(&of_beta.chosen), bits(&steeper(&of_one.chosen)));
         prop_assert_eq!(bits(&of_beta.rejected), bits(&steeper(&of_one.rejected)));
@@ -335,7 +335,7 @@ fn the_loss_lies_within_ln_2_of_the_hinge() {
     });
 }
 
-/// ℓ falls as Δ grows, and its slope −βσ(−βΔ) rises: without a step in the wrong direction but for rounding.
+/// ℓ falls as Δ grows, and its derivative −βσ(−βΔ) rises: without a step in the wrong direction but for rounding.
 #[test]
 fn the_loss_is_decreasing_and_convex_in_the_margin() {
     for_all((vec(-150.0f32..150.0, 2..40), 0.01..1.0f64), |on, (deltas, beta)| {
@@ -362,10 +362,10 @@ fn the_loss_is_decreasing_and_convex_in_the_margin() {
 fn chosen_and_rejected_are_pushed_apart_with_equal_force() {
     for_all((extreme_sums(), betas()), |on, (sums, beta)| {
         let outcome = Outcome::of(sums, *beta, &on.device, DType::F32);
-        let opposite: Vec<f64> = outcome.rejected.iter().map(|slope| -slope).collect();
+        let opposite: Vec<f64> = outcome.rejected.iter().map(|derivative| -derivative).collect();
         prop_assert_eq!(bits(&outcome.chosen), bits(&opposite));
         let within = -f64::from(*beta as f32)..=0.0;
-        prop_assert!(outcome.chosen.iter().all(|slope| within.contains(slope)), "{:?}", outcome.chosen);
+        prop_assert!(outcome.chosen.iter().all(|derivative| within.contains(derivative)), "{:?}", outcome.chosen);
         Ok(())
     });
 }
@@ -376,7 +376,7 @@ fn finite_log_probs_never_give_nan() {
     for_all((extreme_sums(), betas()), |on, (sums, beta)| {
         let outcome = Outcome::of(sums, *beta, &on.device, DType::F32);
         prop_assert!(outcome.losses.iter().all(|loss| *loss >= 0.0), "{:?}", outcome.losses);
-        prop_assert!(outcome.chosen.iter().all(|slope| slope.is_finite()), "{:?}", outcome.chosen);
+        prop_assert!(outcome.chosen.iter().all(|derivative| derivative.is_finite()), "{:?}", outcome.chosen);
         Ok(())
     });
 }
@@ -441,7 +441,8 @@ fn the_gradient_is_linear_in_what_arrives_from_above() {
         let on_device = floats(weights, [weights.len()], &on.device, DType::F32);
         let [chosen, rejected] = policy.gradients(losses * on_device);
         for (weighted, plain) in [(chosen, plain.chosen), (rejected, plain.rejected)] {
-            let expected: Vec<f64> = plain.iter().zip(weights).map(|(slope, weight)| slope * weight).collect();
+            let expected: Vec<f64> =
+                plain.iter().zip(weights).map(|(derivative, weight)| derivative * weight).collect();
             prop_assert_eq!(weighted, expected);
         }
         Ok(())

@@ -8,7 +8,7 @@ use burn_dpo::{
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestCaseResult};
 
 use crate::{
-    devices::{devices, for_all, for_all_numbers, on_every_device},
+    devices::{for_all, for_all_numbers, on_every_device},
     host::{bits, booleans, expect_close, flags, floats, integers, numbers},
     measured::{Completion, Given, Measured, OnePair, TIME, tame, wild},
     metrics::wait_for,
@@ -254,7 +254,7 @@ fn what_does_not_fit_the_pairs_is_refused() {
 #[cfg(feature = "ndarray")]
 #[test]
 fn what_is_on_another_device_is_refused() {
-    let [here, there] = &devices()[..2] else { unreachable!("there are always two") };
+    let [here, there] = &crate::devices::devices()[..2] else { unreachable!("there are always two") };
     let (inputs, away) = (two_pairs().inputs(here), two_pairs().inputs(there));
     let batch = inputs.batch();
     let expect_message = |batch: PreferenceBatch, words: String| {

@@ -37,7 +37,7 @@ fn report_worst(on: &Tested, dtype: DType) {
     let sums: Vec<Sums> =
         (-16 * range..=16 * range).map(|sixteenths| Sums::with_delta(f64::from(sixteenths) / 16.0)).collect();
     let (actual, exact) = (Outcome::of(&sums, 1.0, &on.device, dtype), Outcome::expected(&sums, 1.0));
-    for (what, actual, exact) in [("value", actual.losses, exact.losses), ("slope", actual.chosen, exact.chosen)] {
+    for (what, actual, exact) in [("value", actual.losses, exact.losses), ("derivative", actual.chosen, exact.chosen)] {
         for (side, sign) in [("z ≤ 0", -1.0), ("z ≥ 0", 1.0)] {
             let units = |i: usize| (actual[i] - exact[i]).abs() / exact[i].abs() / rounding.unit;
             let worst = (0..sums.len())

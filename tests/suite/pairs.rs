@@ -132,9 +132,9 @@ impl Outcome {
         let rounding = Rounding::of(on, dtype);
         let expected = Self::expected(sums, beta);
         let value = |i: usize| tolerance::dpo_value(rounding, sums[i].margin(beta), expected.losses[i]);
-        let slope = |i: usize| tolerance::dpo_slope(rounding, sums[i].margin(beta), expected.chosen[i]);
+        let derivative = |i: usize| tolerance::dpo_slope(rounding, sums[i].margin(beta), expected.chosen[i]);
         expect_close("loss", dtype, &self.losses, &expected.losses, value)?;
-        expect_close("chosen gradient", dtype, &self.chosen, &expected.chosen, slope)?;
-        expect_close("rejected gradient", dtype, &self.rejected, &expected.rejected, slope)
+        expect_close("chosen gradient", dtype, &self.chosen, &expected.chosen, derivative)?;
+        expect_close("rejected gradient", dtype, &self.rejected, &expected.rejected, derivative)
     }
 }

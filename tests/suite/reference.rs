@@ -26,12 +26,12 @@ const TABLE: [(f64, f64, f64); 8] = [
 
 #[test]
 fn the_loss_has_the_values_of_the_table() {
-    for (z, value, slope) in TABLE {
+    for (z, value, derivative) in TABLE {
         let pair = Sums::with_delta(z);
         let loss = dpo_loss(pair.policy, pair.reference, 1.0);
         assert!((loss.value - value).abs() <= 4.0 * f64::EPSILON * value, "ℓ({z}) = {:e}", loss.value);
         assert!(
-            (loss.gradient.chosen + slope).abs() <= 4.0 * f64::EPSILON * slope,
+            (loss.gradient.chosen + derivative).abs() <= 4.0 * f64::EPSILON * derivative,
             "ℓ′({z}) = {:e}",
             loss.gradient.chosen
         );
@@ -66,11 +66,11 @@ fn the_gradient_of_the_loss_is_its_finite_difference() {
         };
         let gradient = dpo_loss(policy, reference, beta).gradient;
         let bound = beta.powi(3) * step * step + 100.0 * f64::EPSILON / step;
-        for (slope, difference) in [
+        for (derivative, difference) in [
             (gradient.chosen, value(step, 0.0) - value(-step, 0.0)),
             (gradient.rejected, value(0.0, step) - value(0.0, -step)),
         ] {
-            prop_assert!((slope - difference / (2.0 * step)).abs() <= bound, "{slope} {difference}");
+            prop_assert!((derivative - difference / (2.0 * step)).abs() <= bound, "{derivative} {difference}");
         }
         Ok(())
     });

@@ -16,7 +16,7 @@
 //! | [`wpo_weight`]              | `w·(expm1 δ + E(ln w))`, for an exponent within `δ`                                |
 //! | [`dpo_margin`]              | `δz = u·β·(|a| + |b| + |Δ|) + 2u·|z|` for log-ratios `a`, `b`, `Δ = a − b`; and `β` times the error of `Δ` |
 //! | [`dpo_value`]               | `min(δz, ℓ·expm1 δz) + ℓ·(1.09·(E(z) + D + u) + 4u) + 4·tiny`                      |
-//! | [`dpo_slope`]               | `|slope|·(expm1(δz·σ(z + δz)) + E(z) + D + 3u) + 4·(1 + β)·tiny`                   |
+//! | [`dpo_slope`]               | `|derivative|·(expm1(δz·σ(z + δz)) + E(z) + D + 3u) + 4·(1 + β)·tiny`                   |
 //! | [`reward`]                  | `3u·β·|a| + tiny`                                                                  |
 //! | [`family_tolerance`](crate::family_tolerance) | of every other member of the family: derived there      |
 //! | [`k3`]                      | `11u·k₃` where `|x| ≤ 1`, else `u·|x|·|e^−x − 1| + E(x)·e^−x + u·(|e^−x − 1| + k₃)` |
@@ -235,11 +235,11 @@ pub fn dpo_value(rounding: Rounding, of: Margin, value: f64) -> f64 {
 /// `β·σ(−z)`: `σ` is `e/(1 + e)` or `1/(1 + e)`. A sum, a division, β and the product round.
 ///
 /// `(ln σ(−z))′ = −σ(z)`, which grows with `z`: an error `δz` in `z` is a factor of at most `exp(δz·σ(z + δz))`.
-pub fn dpo_slope(rounding: Rounding, of: Margin, slope: f64) -> f64 {
+pub fn dpo_slope(rounding: Rounding, of: Margin, derivative: f64) -> f64 {
     let own = small_exp(rounding, of) + rounding.division + 3.0;
     let margin = dpo_margin(rounding, of);
     let from_margin = (margin / (1.0 + (-of.z() - margin).exp())).exp_m1();
-    relative(slope, from_margin + rounding.bound(own)) + 4.0 * (1.0 + of.beta) * rounding.tiny
+    relative(derivative, from_margin + rounding.bound(own)) + 4.0 * (1.0 + of.beta) * rounding.tiny
 }
 
 /// `E(z)` where `e = exp(−|z|)` is a number at all; where it is not, `tiny` covers it.

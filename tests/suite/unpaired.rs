@@ -71,10 +71,10 @@ fn kto_is_that_of_the_reference() {
                 unpaired_bound(rounding, of[i].policy.chosen - of[i].reference.chosen, f64::from(*kl), *b, size)
             };
             let values: Vec<f64> = expected.iter().map(|loss| loss.value).collect();
-            let slopes: Vec<f64> = expected.iter().map(|loss| loss.gradient).collect();
+            let derivatives: Vec<f64> = expected.iter().map(|loss| loss.gradient).collect();
             expect_close("loss", dtype, &numbers(&losses), &values, |i| bound(i, values[i]))?;
             let gradient = gradient_of_sum(losses, &leaf);
-            expect_close("slope", dtype, &gradient, &slopes, |i| bound(i, slopes[i].abs()))?;
+            expect_close("derivative", dtype, &gradient, &derivatives, |i| bound(i, derivatives[i].abs()))?;
         }
         Ok(())
     });
@@ -101,10 +101,10 @@ fn bco_is_that_of_the_reference() {
                 unpaired_bound(rounding, of[i].policy.chosen - of[i].reference.chosen, f64::from(*delta) / b, *b, size)
             };
             let values: Vec<f64> = expected.iter().map(|loss| loss.value).collect();
-            let slopes: Vec<f64> = expected.iter().map(|loss| loss.gradient).collect();
+            let derivatives: Vec<f64> = expected.iter().map(|loss| loss.gradient).collect();
             expect_close("loss", dtype, &numbers(&losses), &values, |i| bound(i, values[i]))?;
             let gradient = gradient_of_sum(losses, &leaf);
-            expect_close("slope", dtype, &gradient, &slopes, |i| bound(i, slopes[i].abs()))?;
+            expect_close("derivative", dtype, &gradient, &derivatives, |i| bound(i, derivatives[i].abs()))?;
         }
         Ok(())
     });
@@ -122,8 +122,8 @@ fn finite_log_probs_never_give_nan_in_unpaired_losses() {
             bco_loss(&policy, &reference, &flags, &zero, beta(0.1)).unwrap(),
         ] {
             let values = numbers(&losses);
-            let slopes = gradient_of_sum(losses, &leaf);
-            prop_assert!(values.iter().chain(&slopes).all(|x| !x.is_nan()), "{values:?} {slopes:?}");
+            let derivatives = gradient_of_sum(losses, &leaf);
+            prop_assert!(values.iter().chain(&derivatives).all(|x| !x.is_nan()), "{values:?} {derivatives:?}");
         }
         Ok(())
     });
@@ -217,7 +217,7 @@ impl Rankings {
     }
 
     /// `items` terms, each a softplus of differences of two rewards: `δz` and `K` as in
-    /// [`family_tolerance`](crate::family_tolerance). A slope is a sum of `items` shares.
+    /// [`family_tolerance`](crate::family_tolerance). A derivative is a sum of `items` shares.
     fn bounds(&self, rounding: Rounding, row: usize, b: f64, value: f64) -> (f64, f64) {
         let cells = row * self.items..(row + 1) * self.items;
         let size = |numbers: &[f64]| numbers[cells.clone()].iter().map(|x| x.abs()).fold(0.0, f64::max);
@@ -238,10 +238,12 @@ fn plackett_luce_is_that_of_the_reference_for_whole_and_partial_rankings() {
             for (known, items) in [(RankedItems::All, of.items), (RankedItems::First(ranked), ranked)] {
                 let leaf = of.leaf(&on.device, dtype);
                 let losses = of.losses(&leaf, &on.device, *b, known);
-                let (values, slopes) = of.expected(*b, items);
+                let (values, derivatives) = of.expected(*b, items);
                 expect_close("loss", dtype, &numbers(&losses), &values, |i| of.bounds(rounding, i, *b, values[i]).0)?;
                 let gradient = gradient_of_sum(losses, &leaf);
-                expect_close("slope", dtype, &gradient, &slopes, |i| of.bounds(rounding, i / of.items, *b, 0.0).1)?;
+                expect_close("derivative", dtype, &gradient, &derivatives, |i| {
+                    of.bounds(rounding, i / of.items, *b, 0.0).1
+                })?;
             }
         }
         Ok(())
@@ -265,10 +267,12 @@ fn of_two_items_plackett_luce_is_dpo() {
         let rounding = Rounding::of(on, DType::F32);
         let (ranking, pair) = (numbers(&of_ranking), numbers(&of_pair));
         expect_close("loss", DType::F32, &ranking, &pair, |i| 2.0 * rankings.bounds(rounding, i, 0.1, pair[i]).0)?;
-        let slopes: Vec<f64> = gradient_of_sum(of_ranking, &leaf);
+        let derivatives: Vec<f64> = gradient_of_sum(of_ranking, &leaf);
         let [chosen, rejected] = policy.gradients(of_pair);
         let interleaved: Vec<f64> = chosen.iter().zip(&rejected).flat_map(|(c, r)| [*c, *r]).collect();
-        expect_close("slope", DType::F32, &slopes, &interleaved, |i| 2.0 * rankings.bounds(rounding, i / 2, 0.1, 0.0).1)
+        expect_close("derivative", DType::F32, &derivatives, &interleaved, |i| {
+            2.0 * rankings.bounds(rounding, i / 2, 0.1, 0.0).1
+        })
     });
 }
 
@@ -292,9 +296,9 @@ fn absent_items_cannot_be_seen() {
             let losses = of.losses(&leaf, &on.device, 0.5, known);
             (numbers(&losses), gradient_of_sum(losses, &leaf))
         };
-        let ((clean, slopes), (seen, junk_slopes)) = (outcome(of), outcome(&junk));
+        let ((clean, derivatives), (seen, junk_slopes)) = (outcome(of), outcome(&junk));
         prop_assert_eq!(bits(&clean), bits(&seen));
-        prop_assert_eq!(bits(&slopes), bits(&junk_slopes));
+        prop_assert_eq!(bits(&derivatives), bits(&junk_slopes));
         let rounding = Rounding::of(on, DType::F32);
         for row in 0..rows {
             let (items, ranked) = (present[row] as usize, (ranked[row].min(present[row])) as usize);
@@ -303,7 +307,7 @@ fn absent_items_cannot_be_seen() {
                 reference::plackett_luce_loss(&of.policy[cells.clone()], &of.reference[cells.clone()], 0.5, ranked);
             let bound = of.bounds(rounding, row, 0.5, exact.value);
             expect_close("loss", DType::F32, &clean[row..=row], &[exact.value], |_| bound.0)?;
-            expect_close("slope", DType::F32, &slopes[cells], &exact.gradient, |_| bound.1)?;
+            expect_close("derivative", DType::F32, &derivatives[cells], &exact.gradient, |_| bound.1)?;
         }
         Ok(())
     });
@@ -318,15 +322,15 @@ fn rankings_never_give_nan_and_keep_nan_apart() {
             let losses = of.losses(&leaf, &on.device, *b, RankedItems::All);
             (numbers(&losses), gradient_of_sum(losses, &leaf))
         };
-        let (losses, slopes) = outcome(of);
-        prop_assert!(losses.iter().chain(&slopes).all(|x| !x.is_nan()), "{losses:?} {slopes:?}");
+        let (losses, derivatives) = outcome(of);
+        prop_assert!(losses.iter().chain(&derivatives).all(|x| !x.is_nan()), "{losses:?} {derivatives:?}");
         if let Some(last) = of.rows().checked_sub(1) {
             let mut poisoned = of.clone();
             poisoned.policy[last * of.items] = f64::NAN;
             let (other, other_slopes) = outcome(&poisoned);
             prop_assert!(other[last].is_nan());
             prop_assert_eq!(bits(&other[..last]), bits(&losses[..last]));
-            prop_assert_eq!(bits(&other_slopes[..last * of.items]), bits(&slopes[..last * of.items]));
+            prop_assert_eq!(bits(&other_slopes[..last * of.items]), bits(&derivatives[..last * of.items]));
         }
         Ok(())
     });
@@ -392,12 +396,12 @@ fn annotations_are_read_pair_by_pair() {
                     let nats = 2.0 * (ratio.chosen.abs() + ratio.rejected.abs());
                     unpaired_bound(rounding, nats, f64::from(offset.abs()) / b, *b, size)
                 };
-                // two terms of the slope, that of the label and that of the doubt, may cancel
+                // two terms of the derivative, that of the label and that of the doubt, may cancel
                 let z = *b * (ratio.chosen - ratio.rejected) - f64::from(*offset);
                 let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
                 let terms = b * (q * sigmoid(-z) + (1.0 - q) * sigmoid(z));
                 expect_close("loss", dtype, &values[i..=i], &[exact.value], |_| bound(exact.value))?;
-                expect_close("slope", dtype, &chosen[i..=i], &[exact.gradient.chosen], |_| bound(terms))?;
+                expect_close("derivative", dtype, &chosen[i..=i], &[exact.gradient.chosen], |_| bound(terms))?;
                 prop_assert_eq!(rejected[i], -chosen[i]);
             }
         }
@@ -437,7 +441,7 @@ fn annotations_outside_their_domain_make_their_pair_nan() {
             let values = numbers(&losses);
             prop_assert_eq!(values.iter().map(|loss| loss.is_nan()).collect::<Vec<_>>(), nan);
             let [chosen, _] = policy.gradients(losses);
-            prop_assert_eq!(chosen.iter().map(|slope| slope.is_nan()).collect::<Vec<_>>(), nan);
+            prop_assert_eq!(chosen.iter().map(|derivative| derivative.is_nan()).collect::<Vec<_>>(), nan);
         }
         let short = PairAnnotations::new(beta(0.1)).with_betas(floats(&[0.1; 3], [3], &on.device, DType::F32));
         let error = annotated_dpo_loss(&reference.pairs, &reference.pairs, &short).unwrap_err().to_string();

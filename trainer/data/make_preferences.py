@@ -3,50 +3,21 @@
 
     python3 make_preferences.py > preferences.jsonl
 
-Every prompt asks how to do one of twenty things to one of ten objects, and every combination is asked about in one
-wording only, so a held-out prompt was never seen. There are three ways to answer, and people prefer them in this order:
+Every prompt asks how to do one of ten things to one of twenty objects. Every combination is asked about in one wording
+only, so a held-out prompt was never seen. There are two styles of answers; templates.json has the words:
 
-    kind   "Happy to help! Use warm soapy water. Good luck!"
-    curt   "Use warm soapy water."
-    rude   "Go and wash it yourself."
+    kind   "Gladly! Use warm soapy water."
+    rude   "Do it yourself."
 
-Each prompt comes with two pairs, kind over curt and curt over rude. So curt is chosen as often as kind: a model that
-imitates the chosen completions answers either way, and only the comparison says that kind is better.
+Each prompt comes with a pair for each rude answer, and kind is preferred. A model that imitates all completions answers kindly
+half of the time; only the comparisons say that kind is better.
 """
 
 import json
+import pathlib
 import random
 
-TASKS = {
-    "wash": "use warm soapy water",
-    "fix": "glue the broken part",
-    "store": "keep it dry and dark",
-    "buy": "compare three shops",
-    "paint": "put on two thin coats",
-    "carry": "hold it with both hands",
-    "pack": "find a big strong box",
-    "draw": "start with the outline",
-    "sell": "post a clear photo",
-    "wrap": "use soft brown paper",
-    "measure": "take a long tape",
-    "weigh": "borrow a kitchen scale",
-    "label": "tie on a small card",
-    "hide": "look behind the books",
-    "test": "try it for a week",
-    "lend": "write down the date",
-    "polish": "rub in a little wax",
-    "insure": "send in the old bill",
-    "choose": "list what you need",
-    "build": "follow a simple plan",
-}
-OBJECTS = "kite lamp chair drum tent clock mirror guitar bicycle boat".split()
-QUESTIONS = ["How do I {task} a {object}?", "How can I {task} a {object}?", "Best way to {task} a {object}?"]
-ANSWERS = {
-    "kind": ["Glad you asked! {How}. Have fun!", "Happy to help! {How}. Good luck!"],
-    "curt": ["{How}."],
-    "rude": ["Go and {task} it yourself.", "Who cares about a {object}?", "Not now. Ask somebody else."],
-}
-COMPARISONS = [("kind", "curt"), ("curt", "rude")]  # (chosen, rejected)
+TEMPLATES = json.loads((pathlib.Path(__file__).parent / "templates.json").read_text(encoding="utf-8"))
 
 
 def main():
@@ -56,14 +27,15 @@ def main():
         # random.random() gives the same sequence in every version of Python; choice() and shuffle() need not.
         return options[int(rng.random() * len(options))]
 
-    prompts = [(task, thing) for task in TASKS for thing in OBJECTS]
+    prompts = [(task, thing) for task in TEMPLATES["tasks"] for thing in TEMPLATES["objects"]]
     prompts.sort(key=lambda _: rng.random())
     for task, thing in prompts:
-        words = {"task": task, "object": thing, "How": TASKS[task].capitalize()}
-        prompt = pick(QUESTIONS).format(**words)
-        for comparison in COMPARISONS:
-            chosen, rejected = (pick(ANSWERS[style]).format(**words) for style in comparison)
-            print(json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}))
+        words = {"task": task, "object": thing, "how": TEMPLATES["tasks"][task]}
+        prompt = pick(TEMPLATES["questions"]).format(**words)
+        kind, *rest = (answer.format(**words) for answer in TEMPLATES["answers"]["kind"])
+        assert not rest, "one kind answer, with which every rude one makes a pair"
+        for rude in TEMPLATES["answers"]["rude"]:
+            print(json.dumps({"prompt": prompt, "chosen": kind, "rejected": rude.format(**words)}))
 
 
 if __name__ == "__main__":

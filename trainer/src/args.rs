@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     objective::Objective,
-    options::{at_least_one, number, positive},
+    options::{at_least_one, not_negative, number, positive},
     tokens::Limits,
 };
 
@@ -38,8 +38,8 @@ impl Cli {
 /// Trains a small byte-level transformer on preference pairs by Direct Preference Optimization, or by any other member
 /// of the family.
 ///
-/// A supervised warm-up on the chosen completions, a frozen copy as the reference, then DPO, with a held-out split
-/// measured before, during and after. Results go to stdout, progress to stderr; nothing is written without --out.
+/// A supervised warm-up on all completions, a frozen copy as the reference, then DPO, with a held-out split measured
+/// before, during and after. Results go to stdout, progress to stderr; nothing is written without --out.
 #[derive(Arguments, Serialize, Debug)]
 pub struct Args {
     /// Preference pairs as JSON lines, plain or gzipped: `prompt`, `chosen` and `rejected`, as text or as lists of
@@ -60,7 +60,7 @@ pub struct Args {
 
     /// The loss with its parameters: {"loss": "cdpo", "beta": 0.1, "label_smoothing": 0.2}, or a list of weighted ones:
     /// [{"weight": 1, "loss": {"loss": "sigmoid", "beta": 0.1}}, {"weight": 0.5, "loss": {"loss": "nll"}}]
-    #[arg(long, value_name = "JSON", conflicts_with_all = ["loss", "beta"])]
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["loss", "beta", "sft_weight"])]
     #[serde(skip)]
     loss_config: Option<String>,
 
@@ -69,12 +69,18 @@ pub struct Args {
     #[serde(skip)]
     beta: Option<Beta>,
 
+    /// Weight of the chosen completions' likelihood beside --loss; 0 for --loss alone. DPO alone lowers the likelihood of chosen
+    /// completions too, and a small model then misspells them
+    #[arg(long, default_value_t = 0.3, value_name = "WEIGHT", value_parser = not_negative)]
+    #[serde(skip)]
+    sft_weight: f64,
+
     /// DPO steps
     #[arg(long, default_value_t = 150, value_parser = at_least_one)]
     pub steps: usize,
 
-    /// Supervised steps on the chosen completions, before DPO; may be 0
-    #[arg(long, default_value_t = 600)]
+    /// Supervised steps on both completions of each pair, before DPO; may be 0
+    #[arg(long, default_value_t = 900)]
     pub warmup_steps: usize,
 
     /// Pairs in a step
@@ -82,7 +88,7 @@ pub struct Args {
     pub batch_size: usize,
 
     /// Peak learning rate of DPO
-    #[arg(long, default_value_t = 6e-5, value_parser = positive)]
+    #[arg(long, default_value_t = 3e-4, value_parser = positive)]
     pub learning_rate: f64,
 
     /// Peak learning rate of the supervised warm-up
@@ -110,7 +116,12 @@ pub struct Args {
     #[arg(long, value_name = "BYTES", value_parser = at_least_one)]
     pub max_prompt_length: Option<usize>,
 
-    /// Held-out prompts to complete before and after
+    /// Completions of held-out prompts to sample before and after and to judge: `win_rate` is the share that has the preferred
+    /// style, `well_formed` the share without a mistake. Only answers to the pairs that ship with the program can be judged
+    #[arg(long, default_value_t = 60, value_name = "COMPLETIONS")]
+    pub win_rate_samples: usize,
+
+    /// Held-out prompts whose completions are shown, before and after
     #[arg(long, default_value_t = 8)]
     pub samples: usize,
 
@@ -130,7 +141,7 @@ impl Args {
     pub fn objective(&self) -> anyhow::Result<Objective> {
         match &self.loss_config {
             Some(json) => Objective::from_json(json),
-            None => Objective::named(self.loss, self.beta),
+            None => Objective::named(self.loss, self.beta, self.sft_weight),
         }
     }
 

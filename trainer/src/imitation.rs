@@ -1,4 +1,4 @@
-//! Supervised warm-up on chosen completions, so that there is a model worth comparing with.
+//! Supervised warm-up on both completions of each pair: a reference that knows every style, and prefers none.
 
 use anyhow::Context;
 use burn::tensor::Device;
@@ -16,7 +16,7 @@ pub fn log_probs(model: &Transformer, completions: &Completions) -> burn_dpo::Re
     Ok(token_log_probs(model.forward(completions.tokens()), completions)?.sequences())
 }
 
-/// Trains on the chosen completions alone; `after_step` is told the step's number, its loss, and how it was taken.
+/// Trains on chosen and rejected completions alike; `after_step` is told the step's number, its loss, and how it was taken.
 pub fn imitate(
     mut model: Transformer,
     train: &[Pair],
@@ -29,7 +29,7 @@ pub fn imitate(
     let mut batches = Batches::new(train.len(), batch_size);
     for step in 1..=descent.steps {
         let batch: Vec<&Pair> = batches.draw(rng).map(|index| &train[index]).collect();
-        let sequences = log_probs(&model, &tokens::chosen_completions(&batch, device)?)?;
+        let sequences = log_probs(&model, &tokens::either_completion(&batch, rng, device)?)?;
 
         // The mean over all tokens of the batch: long completions weigh more, as in any language model's training.
         let loss = -sequences.sum.sum() / sequences.token_count.sum().float();

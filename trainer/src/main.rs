@@ -24,6 +24,8 @@ mod options;
 mod out;
 mod output;
 mod report;
+mod samples;
+mod style;
 mod tokens;
 mod train;
 
@@ -43,7 +45,8 @@ use log::Log;
 use model::Transformer;
 use out::OutDir;
 use rand::{SeedableRng, rngs::StdRng};
-use report::{Comparison, Sample};
+use report::Comparison;
+use samples::Samples;
 use tokens::{Encoded, Limits};
 use train::{ScoredPair, Trainer};
 
@@ -87,7 +90,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
 
     let compare = |pairs: &[ScoredPair]| trainer.compare(&reference, &policy, pairs);
     let (on_held_out, on_train) = (compare(&held_out)?, compare(&train)?);
-    let samples = samples(&trainer, &held_out, &reference, &policy)?;
+    let samples = Samples::draw(&trainer, &held_out, &reference, &policy)?;
 
     if let Some(out) = &out {
         let mut weights = SafetensorsStore::from_bytes(None);
@@ -103,11 +106,11 @@ fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(held_out: &Comparison, train: &Comparison, samples: &[Sample]) -> io::Result<()> {
+fn print(held_out: &Comparison, train: &Comparison, samples: &Samples) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{}", report::metrics_table(held_out, train))?;
-    if !samples.is_empty() {
-        writeln!(stdout, "{}", report::samples_table(samples))?;
+    writeln!(stdout, "{}", report::metrics_table(held_out, train, samples.style))?;
+    if !samples.shown.is_empty() {
+        writeln!(stdout, "{}", report::samples_table(&samples.shown))?;
     }
     stdout.flush()
 }
@@ -121,28 +124,4 @@ fn cuts(encoded: &Encoded, limits: &Limits) -> String {
         cut(encoded.equal, "pairs without a difference left"),
     ]
     .concat()
-}
-
-/// Completions of the first held-out prompts by both models, from the same random numbers.
-fn samples(
-    trainer: &Trainer,
-    held_out: &[ScoredPair],
-    reference: &Transformer,
-    policy: &Transformer,
-) -> anyhow::Result<Vec<Sample>> {
-    let mut prompts: Vec<&[u32]> = Vec::new();
-    for scored in held_out {
-        if prompts.len() < trainer.args.samples && !prompts.contains(&scored.pair.prompt()) {
-            prompts.push(scored.pair.prompt());
-        }
-    }
-    let complete = |model: &Transformer, index: usize, prompt: &[u32]| {
-        let mut rng = StdRng::seed_from_u64(trainer.args.seed.wrapping_add(index as u64));
-        anyhow::Ok(tokens::text(&model.sample(prompt, &mut rng, &trainer.device)?))
-    };
-    let sample = |(index, prompt)| {
-        let (before, after) = (complete(reference, index, prompt)?, complete(policy, index, prompt)?);
-        Ok(Sample { prompt: tokens::text(prompt), before, after })
-    };
-    prompts.into_iter().enumerate().map(sample).collect()
 }

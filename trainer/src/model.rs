@@ -1,5 +1,7 @@
 //! A small decoder-only transformer over bytes, made of burn's modules.
 
+use std::iter;
+
 use burn::{
     module::Module,
     nn::{
@@ -8,7 +10,7 @@ use burn::{
         attention::generate_autoregressive_mask,
         transformer::{TransformerEncoder, TransformerEncoderConfig, TransformerEncoderInput},
     },
-    tensor::{Device, Int, Tensor, activation::softmax, s},
+    tensor::{Device, Int, Tensor, TensorData, activation::softmax},
 };
 use rand::{Rng, rngs::StdRng};
 
@@ -58,27 +60,44 @@ impl Transformer {
         self.head.forward(self.norm.forward(hidden))
     }
 
-    /// Continues a prompt, token by token, until the model ends it or the context is full.
-    pub fn sample(&self, prompt: &[u32], rng: &mut StdRng, device: &Device) -> anyhow::Result<Vec<u32>> {
+    /// Continues prompts, token by token, until the model ends each completion or the context is full. Each prompt has its own
+    /// random numbers, so that its completion does not depend on the others.
+    pub fn sample(&self, prompts: &[&[u32]], rngs: &mut [StdRng], device: &Device) -> anyhow::Result<Vec<Vec<u32>>> {
         let [context, _] = self.positions.weight.dims();
-        let mut sequence = prompt.to_vec();
-        while sequence.len() < context {
-            let tokens = Tensor::<1, Int>::from_ints(sequence.as_slice(), device).unsqueeze();
-            let logits = self.forward(tokens).slice(s![.., -1, ..]);
-            let probabilities = softmax(logits, 2).try_into_data()?;
-            match draw(probabilities.iter::<f64>(), rng) {
-                END => break,
-                token => sequence.push(token),
+        let mut sequences: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.to_vec()).collect();
+        let mut open: Vec<usize> = (0..sequences.len()).filter(|&row| sequences[row].len() < context).collect();
+        while !open.is_empty() {
+            let time = open.iter().map(|&row| sequences[row].len()).max().unwrap_or(0);
+            let padded = open.iter().flat_map(|&row| {
+                let padding = iter::repeat_n(END, time - sequences[row].len());
+                sequences[row].iter().copied().chain(padding)
+            });
+            let tokens = TensorData::new(padded.map(|token| token as i32).collect(), [open.len(), time]);
+            let logits = self.forward(Tensor::from_data(tokens, device));
+            let last = open.iter().enumerate().map(|(index, &row)| (index * time + sequences[row].len() - 1) as i32);
+            let last = TensorData::new(last.collect(), [open.len()]);
+            let next = logits.reshape([open.len() * time, VOCAB_SIZE]).select(0, Tensor::from_data(last, device));
+            let probabilities = softmax(next, 1).try_into_data()?.iter::<f64>().collect::<Vec<_>>();
+            let mut still_open = Vec::new();
+            for (&row, probabilities) in open.iter().zip(probabilities.chunks(VOCAB_SIZE)) {
+                match draw(probabilities, &mut rngs[row]) {
+                    END => {}
+                    token => {
+                        sequences[row].push(token);
+                        still_open.extend((sequences[row].len() < context).then_some(row));
+                    }
+                }
             }
+            open = still_open;
         }
-        Ok(sequence.split_off(prompt.len()))
+        Ok(sequences.into_iter().zip(prompts).map(|(mut sequence, prompt)| sequence.split_off(prompt.len())).collect())
     }
 }
 
-/// An index, with the probability that stands there.
-fn draw(probabilities: impl Iterator<Item = f64>, rng: &mut StdRng) -> u32 {
+/// An index, with the probability that it has.
+fn draw(probabilities: &[f64], rng: &mut StdRng) -> u32 {
     let mut left: f64 = rng.random();
-    for (token, probability) in probabilities.enumerate() {
+    for (token, probability) in probabilities.iter().enumerate() {
         left -= probability;
         if left < 0.0 {
             return token as u32;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anyhow::Context;
-use burn_dpo::{Beta, LossMixture, PreferenceLoss, Weight};
+use burn_dpo::{Beta, LossMixture, PreferenceLoss, Weight, WeightedLoss};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -15,16 +15,21 @@ pub struct Objective {
 }
 
 impl Objective {
-    /// A member by name with its usual parameters, but for β where another one is given.
+    /// A member by name with its usual parameters, but for β where another one is given; and the likelihood of the chosen
+    /// completions with a weight of its own, unless that is 0.
     ///
     /// # Errors
     /// If a β is given to a member without one.
-    pub fn named(loss: PreferenceLoss, beta: Option<Beta>) -> anyhow::Result<Self> {
+    pub fn named(loss: PreferenceLoss, beta: Option<Beta>, sft_weight: f64) -> anyhow::Result<Self> {
         let loss = match beta {
             Some(beta) => loss.with_beta(beta)?,
             None => loss,
         };
-        Ok(Self { losses: loss.into() })
+        if sft_weight == 0.0 {
+            return Ok(Self { losses: loss.into() });
+        }
+        let terms = [(Weight::ONE, loss), (Weight::new(sft_weight)?, PreferenceLoss::Sft {})];
+        Ok(Self { losses: LossMixture::new(terms.map(|(weight, loss)| WeightedLoss { weight, loss }).to_vec())? })
     }
 
     /// From `{"loss": NAME, …}` or a list of `{"weight": w, "loss": {…}}`.

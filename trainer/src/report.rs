@@ -4,20 +4,18 @@ use burn_dpo::PreferenceMetrics;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::{Value, json};
 
-use crate::{output::entries, train::Trainer};
+use crate::{
+    output::{entries, number},
+    samples::{Sample, Samples},
+    style::Style,
+    train::Trainer,
+};
 
 /// The model before DPO and after, measured on the same pairs.
 #[derive(Default)]
 pub struct Comparison {
     pub before: PreferenceMetrics,
     pub after: PreferenceMetrics,
-}
-
-/// One prompt, completed before and after.
-pub struct Sample {
-    pub prompt: String,
-    pub before: String,
-    pub after: String,
 }
 
 /// The metrics that the closing table shows.
@@ -39,7 +37,8 @@ const SHOWN: [&str; 15] = [
     "mean_token_accuracy",
 ];
 
-pub fn metrics_table(held_out: &Comparison, train: &Comparison) -> Table {
+/// The metrics, and below them the style of sampled completions, which only held-out prompts have.
+pub fn metrics_table(held_out: &Comparison, train: &Comparison, style: Option<[Style; 2]>) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED);
     table.set_header([
@@ -53,6 +52,12 @@ pub fn metrics_table(held_out: &Comparison, train: &Comparison) -> Table {
     for (row, (name, _)) in columns[0].iter().enumerate().filter(|(_, (name, _))| SHOWN.contains(name)) {
         let values = columns.iter().map(|entries| format!("{:.4}", entries[row].1));
         table.add_row([name.to_string()].into_iter().chain(values));
+    }
+    for (name, share) in [("win_rate", Style::win_rate as fn(&Style) -> f64), ("well_formed", Style::well_formed)] {
+        if let Some(styles) = &style {
+            let values = styles.iter().map(|style| format!("{:.4}", share(style)));
+            table.add_row([name.to_string()].into_iter().chain(values).chain([String::new(), String::new()]));
+        }
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -83,17 +88,24 @@ pub fn summary(
     parameters: usize,
     held_out: &Comparison,
     train: &Comparison,
-    samples: &[Sample],
+    samples: &Samples,
 ) -> anyhow::Result<String> {
-    let samples: Vec<Value> = samples
+    let shown: Vec<Value> = samples
+        .shown
         .iter()
         .map(|sample| json!({ "prompt": sample.prompt, "before": sample.before, "after": sample.after }))
         .collect();
+    let [mut before, mut after] = [&held_out.before, &held_out.after].map(entries);
+    for (side, style) in [&mut before, &mut after].into_iter().zip(samples.style.iter().flatten()) {
+        side.insert("win_rate".into(), number(style.win_rate()));
+        side.insert("well_formed".into(), number(style.well_formed()));
+        side.insert("win_rate_samples".into(), style.samples.into());
+    }
     let summary = json!({
-        "before": entries(&held_out.before),
-        "after": entries(&held_out.after),
+        "before": before,
+        "after": after,
         "train": { "before": entries(&train.before), "after": entries(&train.after) },
-        "samples": samples,
+        "samples": shown,
         "data": data,
         "parameters": parameters,
         "loss": trainer.objective,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use anyhow::ensure;
 use burn::tensor::Device;
 use burn_dpo::Completions;
-use rand::{rngs::StdRng, seq::SliceRandom};
+use rand::{Rng, rngs::StdRng, seq::SliceRandom};
 
 use super::data::{Preference, Source};
 
@@ -55,16 +55,6 @@ impl Pair {
         &self.chosen[..self.prompt_length]
     }
 
-    /// The better completion, without its prompt.
-    pub fn chosen(&self) -> &[u32] {
-        &self.chosen[self.prompt_length..]
-    }
-
-    /// The worse completion, without its prompt.
-    pub fn rejected(&self) -> &[u32] {
-        &self.rejected[self.prompt_length..]
-    }
-
     fn longest(&self) -> usize {
         self.chosen.len().max(self.rejected.len())
     }
@@ -111,9 +101,10 @@ pub fn split(pairs: Vec<Pair>, held_out: f64, rng: &mut StdRng) -> anyhow::Resul
     Ok(pairs.into_iter().partition(|pair| !held_out.contains(pair.prompt())))
 }
 
-/// The chosen completions alone, for supervised training.
-pub fn chosen_completions(pairs: &[&Pair], device: &Device) -> burn_dpo::Result<Completions> {
-    let sequences: Vec<&[u32]> = pairs.iter().map(|pair| pair.chosen.as_slice()).collect();
+/// One completion of each pair, chosen or rejected by chance, for supervised training.
+pub fn either_completion(pairs: &[&Pair], rng: &mut StdRng, device: &Device) -> burn_dpo::Result<Completions> {
+    let either = |pair: &&Pair| if rng.random() { pair.chosen.clone() } else { pair.rejected.clone() };
+    let sequences: Vec<Vec<u32>> = pairs.iter().map(either).collect();
     let prompts: Vec<usize> = pairs.iter().map(|pair| pair.prompt_length).collect();
     Completions::from_sequences(&sequences, &prompts, VOCAB_SIZE, device)
 }
@@ -123,16 +114,6 @@ pub fn completions(pairs: &[&Pair], device: &Device) -> burn_dpo::Result<Complet
     let chosen = pairs.iter().map(|pair| pair.chosen.as_slice());
     let sequences: Vec<&[u32]> = chosen.chain(pairs.iter().map(|pair| pair.rejected.as_slice())).collect();
     let prompts: Vec<usize> = pairs.iter().chain(pairs).map(|pair| pair.prompt_length).collect();
-    Completions::from_sequences(&sequences, &prompts, VOCAB_SIZE, device)
-}
-
-/// Any completions, each with the prompt that it is to follow.
-pub fn answers<'a>(
-    answers: impl Iterator<Item = (&'a [u32], &'a [u32])>,
-    device: &Device,
-) -> burn_dpo::Result<Completions> {
-    let (sequences, prompts): (Vec<_>, Vec<_>) =
-        answers.map(|(prompt, answer)| ([prompt, answer].concat(), prompt.len())).unzip();
     Completions::from_sequences(&sequences, &prompts, VOCAB_SIZE, device)
 }
 

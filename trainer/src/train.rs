@@ -94,7 +94,7 @@ impl Trainer<'_> {
         Ok(policy)
     }
 
-    /// Supervised training on the chosen completions.
+    /// Supervised training on both completions of each pair.
     pub fn warm_up(&mut self, model: Transformer, train: &[Pair]) -> anyhow::Result<Transformer> {
         let Args { warmup_steps, batch_size, warmup_learning_rate, max_grad_norm, .. } = *self.args;
         let descent = Descent::new(warmup_steps, warmup_learning_rate, max_grad_norm);

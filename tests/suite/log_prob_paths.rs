@@ -1,4 +1,4 @@
-//! One answer by every road: from logits and from hidden states, by kernels and by burn's operations, whole and in tiles or
+//! One answer by every path: from logits and from hidden states, by kernels and by burn's operations, whole and in tiles or
 //! parts of the vocabulary.
 
 use burn::{
@@ -18,37 +18,37 @@ use crate::{
 };
 
 /// A way from logits to log-probs.
-struct Road {
+struct Path {
     name: &'static str,
     take: fn(Tensor<3>, &Completions) -> burn_dpo::Result<TokenLogProbs>,
     /// Whether it multiplies: a head that hands logits on, as an identity, makes NaN of `0 · ∞`.
     multiplies: bool,
 }
 
-const ROADS: [Road; 9] = [
-    Road { name: "logits", take: token_log_probs, multiplies: false },
-    Road { name: "logits, portable", take: portable::token_log_probs, multiplies: false },
-    Road {
+const PATHS: [Path; 9] = [
+    Path { name: "logits", take: token_log_probs, multiplies: false },
+    Path { name: "logits, portable", take: portable::token_log_probs, multiplies: false },
+    Path {
         name: "logits, with statistics",
         take: |logits, completions| Ok(token_statistics(logits, completions)?.log_probs()),
         multiplies: false,
     },
-    Road {
+    Path {
         name: "logits, with statistics, portable",
         take: |logits, completions| Ok(portable::token_statistics(logits, completions)?.log_probs()),
         multiplies: false,
     },
-    Road {
+    Path {
         name: "hidden",
         take: |hidden, completions| identity(&hidden).token_log_probs(hidden, completions),
         multiplies: true,
     },
-    Road {
+    Path {
         name: "hidden, a logit at a time",
         take: |hidden, completions| identity(&hidden).with_memory_budget(1).token_log_probs(hidden, completions),
         multiplies: true,
     },
-    Road {
+    Path {
         name: "hidden, portable, a few logits at a time",
         take: |hidden, completions| {
             let head = identity(&hidden).with_portable_operations().with_memory_budget(48);
@@ -56,7 +56,7 @@ const ROADS: [Road; 9] = [
         },
         multiplies: true,
     },
-    Road {
+    Path {
         name: "hidden, tied and trained",
         take: |hidden, completions| {
             let weight = eye(&hidden);
@@ -66,7 +66,7 @@ const ROADS: [Road; 9] = [
         },
         multiplies: true,
     },
-    Road {
+    Path {
         name: "hidden, with statistics",
         take: |hidden, completions| Ok(identity(&hidden).token_statistics(hidden, completions)?.log_probs()),
         multiplies: true,
@@ -84,8 +84,8 @@ fn eye(hidden: &Tensor<3>) -> Tensor<2> {
     floats(&ones, [vocab, vocab], &hidden.device().without_autodiff(), hidden.dtype())
 }
 
-impl Road {
-    /// Where there are no kernels, burn's operations are what every road takes.
+impl Path {
+    /// Where there are no kernels, burn's operations are what every path takes.
     fn is_one_of_its_own(&self, on: &Tested) -> bool {
         has_kernels(on) || !self.name.contains("portable")
     }
@@ -105,29 +105,29 @@ impl Road {
     }
 }
 
-/// Every road, values and gradients, on logits as models give them and harder ones.
+/// Every path, values and gradients, on logits as models give them and harder ones.
 #[test]
 fn log_probs_and_gradients_are_those_of_the_reference_by_every_road() {
-    for_all(batches(), |on, batch| every_road_is_right(on, batch, &ROADS));
+    for_all(batches(), |on, batch| every_road_is_right(on, batch, &PATHS));
 }
 
 /// Those that do not multiply, on NaN, ±∞ and the ends of f32 as well.
 #[test]
 fn nan_and_infinities_are_what_the_reference_says_by_every_road_from_logits() {
-    for_all(wild_batches(), |on, batch| every_road_is_right(on, batch, &ROADS[..4]));
+    for_all(wild_batches(), |on, batch| every_road_is_right(on, batch, &PATHS[..4]));
 }
 
-fn every_road_is_right(on: &Tested, batch: &Batch, roads: &[Road]) -> Result<(), TestCaseError> {
+fn every_road_is_right(on: &Tested, batch: &Batch, paths: &[Path]) -> Result<(), TestCaseError> {
     let expected = batch.expected();
     for dtype in on.arithmetic_dtypes() {
         let rounding = Rounding::of(on, dtype);
-        for road in roads.iter().filter(|road| road.is_one_of_its_own(on)) {
-            let actual = road.score(batch, &on.device, dtype);
-            expect_close(road.name, dtype, &actual.log_probs, &expected.log_probs, |i| {
+        for path in paths.iter().filter(|path| path.is_one_of_its_own(on)) {
+            let actual = path.score(batch, &on.device, dtype);
+            expect_close(path.name, dtype, &actual.log_probs, &expected.log_probs, |i| {
                 tolerance::token_log_prob(rounding, expected.log_probs[i], batch.vocab)
             })?;
             let bound = tolerance::token_gradient(rounding, 2.0, batch.vocab);
-            expect_close(road.name, dtype, &actual.gradient, &expected.gradient, |_| bound)?;
+            expect_close(path.name, dtype, &actual.gradient, &expected.gradient, |_| bound)?;
         }
     }
     Ok(())
@@ -137,11 +137,11 @@ fn every_road_is_right(on: &Tested, batch: &Batch, roads: &[Road]) -> Result<(),
 fn what_the_mask_leaves_out_cannot_be_seen_by_any_road() {
     for_several((batches_that_predict(), junk()), |on, (batch, junk)| {
         let other = batch.overwritten_where_unseen(junk);
-        for road in ROADS.iter().filter(|road| road.is_one_of_its_own(on)) {
-            let (one, two) = (road.score(batch, &on.device, DType::F32), road.score(&other, &on.device, DType::F32));
-            prop_assert_eq!(bits(&one.log_probs), bits(&two.log_probs), "{}", road.name);
-            prop_assert_eq!(bits(&one.sums), bits(&two.sums), "{}", road.name);
-            prop_assert_eq!(bits(&one.gradient), bits(&two.gradient), "{}", road.name);
+        for path in PATHS.iter().filter(|path| path.is_one_of_its_own(on)) {
+            let (one, two) = (path.score(batch, &on.device, DType::F32), path.score(&other, &on.device, DType::F32));
+            prop_assert_eq!(bits(&one.log_probs), bits(&two.log_probs), "{}", path.name);
+            prop_assert_eq!(bits(&one.sums), bits(&two.sums), "{}", path.name);
+            prop_assert_eq!(bits(&one.gradient), bits(&two.gradient), "{}", path.name);
         }
         Ok(())
     });
@@ -159,19 +159,19 @@ fn an_id_outside_the_vocabulary_is_nan_there_and_nowhere_else_by_every_road() {
         upstream: vec![1.0; 4],
     };
     on_every_device(|on| {
-        for (road, id) in ROADS.iter().flat_map(|road| [-1, 4, i64::from(i32::MAX)].map(|id| (road, id))) {
+        for (path, id) in PATHS.iter().flat_map(|path| [-1, 4, i64::from(i32::MAX)].map(|id| (path, id))) {
             let mut other = batch();
             other.tokens[4] = id; // the first prediction of the second sequence
             let (right, wrong) =
-                (road.score(&batch(), &on.device, DType::F32), road.score(&other, &on.device, DType::F32));
+                (path.score(&batch(), &on.device, DType::F32), path.score(&other, &on.device, DType::F32));
             for (prediction, (right, wrong)) in right.log_probs.iter().zip(&wrong.log_probs).enumerate() {
-                prop_assert_eq!(wrong.is_nan(), prediction == 2, "{}, id {}, prediction {}", road.name, id, prediction);
-                prop_assert!(prediction == 2 || right == wrong, "{}", road.name);
+                prop_assert_eq!(wrong.is_nan(), prediction == 2, "{}, id {}, prediction {}", path.name, id, prediction);
+                prop_assert!(prediction == 2 || right == wrong, "{}", path.name);
             }
             for (logit, (right, wrong)) in right.gradient.iter().zip(&wrong.gradient).enumerate() {
                 let hit = (12..16).contains(&logit);
-                prop_assert_eq!(wrong.is_nan(), hit, "{}, id {}, logit {}", road.name, id, logit);
-                prop_assert!(hit || right == wrong, "{}", road.name);
+                prop_assert_eq!(wrong.is_nan(), hit, "{}, id {}, logit {}", path.name, id, logit);
+                prop_assert!(hit || right == wrong, "{}", path.name);
             }
         }
         Ok(())
@@ -204,7 +204,7 @@ fn there_may_be_more_rows_than_a_grid_is_wide() {
     });
 }
 
-/// 16 bits in, f32 computed: the same as of the same numbers in f32, by any road; gradients in the input's own format.
+/// 16 bits in, f32 computed: the same as of the same numbers in f32, by any path; gradients in the input's own format.
 #[test]
 fn half_precision_is_computed_in_f32_by_every_road() {
     for_several(batches_that_predict(), |on, batch| {
@@ -215,19 +215,19 @@ fn half_precision_is_computed_in_f32_by_every_road() {
                 continue; // 1e30 is no number of f16
             }
             let same = Batch { logits: wide, ..batch.clone() };
-            for road in &ROADS {
-                let (half, single) = (road.score(batch, &on.device, dtype), road.score(&same, &on.device, DType::F32));
-                if !road.multiplies {
-                    prop_assert_eq!(bits(&half.log_probs), bits(&single.log_probs), "{} {:?}", road.name, dtype);
+            for path in &PATHS {
+                let (half, single) = (path.score(batch, &on.device, dtype), path.score(&same, &on.device, DType::F32));
+                if !path.multiplies {
+                    prop_assert_eq!(bits(&half.log_probs), bits(&single.log_probs), "{} {:?}", path.name, dtype);
                 }
                 // a head of 16 bits may be multiplied in other tiles
                 let rounding = Rounding::of(on, DType::F32);
-                expect_close(road.name, DType::F32, &half.log_probs, &single.log_probs, |i| {
+                expect_close(path.name, DType::F32, &half.log_probs, &single.log_probs, |i| {
                     2.0 * tolerance::token_log_prob(rounding, single.log_probs[i], batch.vocab)
                 })?;
                 let rounded = floats(&single.gradient, [single.gradient.len()], &on.device, dtype);
                 let unit = if dtype == DType::F16 { 2f64.powi(-11) } else { 2f64.powi(-8) };
-                expect_close(road.name, DType::F32, &half.gradient, &numbers(&rounded), |i| {
+                expect_close(path.name, DType::F32, &half.gradient, &numbers(&rounded), |i| {
                     2.0 * unit * single.gradient[i].abs() + 1e-7
                 })?;
             }
@@ -240,12 +240,12 @@ fn half_precision_is_computed_in_f32_by_every_road() {
 #[test]
 fn what_the_caller_holds_is_not_overwritten_by_any_road() {
     for_several(batches_that_predict(), |on, batch| {
-        for road in &ROADS {
+        for path in &PATHS {
             let logits = batch.logits(&on.autodiff(), DType::F32).require_grad();
             let before = numbers(&logits);
-            let log_probs = (road.take)(logits.clone(), &batch.completions(&on.device)).expect("shapes fit");
+            let log_probs = (path.take)(logits.clone(), &batch.completions(&on.device)).expect("shapes fit");
             gradient_of_sum(log_probs.values(), &logits);
-            prop_assert_eq!(bits(&numbers(&logits)), bits(&before), "{}", road.name);
+            prop_assert_eq!(bits(&numbers(&logits)), bits(&before), "{}", path.name);
         }
         Ok(())
     });
@@ -254,10 +254,10 @@ fn what_the_caller_holds_is_not_overwritten_by_any_road() {
 #[test]
 fn results_repeat_bit_by_bit_by_every_road() {
     for_several(batches_that_predict(), |on, batch| {
-        for road in ROADS.iter().filter(|road| road.is_one_of_its_own(on)) {
-            let (one, two) = (road.score(batch, &on.device, DType::F32), road.score(batch, &on.device, DType::F32));
-            prop_assert_eq!(bits(&one.log_probs), bits(&two.log_probs), "{}", road.name);
-            prop_assert_eq!(bits(&one.gradient), bits(&two.gradient), "{}", road.name);
+        for path in PATHS.iter().filter(|path| path.is_one_of_its_own(on)) {
+            let (one, two) = (path.score(batch, &on.device, DType::F32), path.score(batch, &on.device, DType::F32));
+            prop_assert_eq!(bits(&one.log_probs), bits(&two.log_probs), "{}", path.name);
+            prop_assert_eq!(bits(&one.gradient), bits(&two.gradient), "{}", path.name);
         }
         Ok(())
     });
