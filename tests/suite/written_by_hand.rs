@@ -1,6 +1,6 @@
 //! Mistakes of other implementations that this crate does not make, each beside what the crate gives instead.
 
-use burn::tensor::{Tensor, activation::relu};
+use burn::tensor::{Tensor, activation::relu, s};
 use burn_dpo::{
     Beta, Completions, Error, LdAlpha, PairLogProbs, PreferenceBatch, PreferenceLoss, ReferenceDrift, SequenceLogProbs,
     dpo_loss, implicit_rewards, token_log_probs,
@@ -19,7 +19,7 @@ fn a_softplus_of_relu_and_abs_is_flat_where_policy_and_reference_agree() {
         };
 
         let by_hand = leaf();
-        let margin = by_hand.clone().slice([0..1]) - by_hand.clone().slice([1..2]) - 2.0; // the reference's margin is 2
+        let margin = by_hand.clone().slice(s![0..1]) - by_hand.clone().slice(s![1..2]) - 2.0; // the reference's margin is 2
         let x = margin * -0.1;
         let loss = relu(x.clone()) + (x.abs().neg().exp() + 1.0).log();
         assert_eq!(numbers(&by_hand.grad(&loss.sum().backward()).unwrap()), [0.0, 0.0], "{}", on.name);

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     objective::Objective,
-    options::{at_least_one, not_negative, number, positive},
+    options::{at_least_one, number, positive},
     tokens::Limits,
 };
 
@@ -54,26 +54,23 @@ pub struct Args {
     pub device: String,
 
     /// The loss, by name and with its usual parameters: dpo, ipo, hinge, simpo, … (an unknown name lists them all)
-    #[arg(long, value_name = "NAME", default_value = "dpo")]
+    /// [default: dpo with a β of 1, and 5 times sft: DPO alone lowers the likelihood of chosen completions too, and so small a
+    /// model then misspells them]
+    #[arg(long, value_name = "NAME")]
     #[serde(skip)] // summary.json has the whole loss
-    loss: PreferenceLoss,
+    loss: Option<PreferenceLoss>,
 
     /// The loss with its parameters: {"loss": "cdpo", "beta": 0.1, "label_smoothing": 0.2}, or a list of weighted ones:
     /// [{"weight": 1, "loss": {"loss": "sigmoid", "beta": 0.1}}, {"weight": 0.5, "loss": {"loss": "nll"}}]
-    #[arg(long, value_name = "JSON", conflicts_with_all = ["loss", "beta", "sft_weight"])]
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["loss", "beta"])]
     #[serde(skip)]
     loss_config: Option<String>,
 
-    /// β, for a loss that has one: how tightly the policy is held to the reference [default: 0.1 for most losses]
+    /// β, for a loss that has one: how strongly the policy is held to the reference [default: 1 for the default loss, and what is
+    /// usual for one that --loss names: 0.1 for most]
     #[arg(long)]
     #[serde(skip)]
     beta: Option<Beta>,
-
-    /// Weight of the chosen completions' likelihood beside --loss; 0 for --loss alone. DPO alone lowers the likelihood of chosen
-    /// completions too, and a small model then misspells them
-    #[arg(long, default_value_t = 0.3, value_name = "WEIGHT", value_parser = not_negative)]
-    #[serde(skip)]
-    sft_weight: f64,
 
     /// DPO steps
     #[arg(long, default_value_t = 150, value_parser = at_least_one)]
@@ -88,7 +85,7 @@ pub struct Args {
     pub batch_size: usize,
 
     /// Peak learning rate of DPO
-    #[arg(long, default_value_t = 3e-4, value_parser = positive)]
+    #[arg(long, default_value_t = 1.5e-4, value_parser = positive)]
     pub learning_rate: f64,
 
     /// Peak learning rate of the supervised warm-up
@@ -116,7 +113,7 @@ pub struct Args {
     #[arg(long, value_name = "BYTES", value_parser = at_least_one)]
     pub max_prompt_length: Option<usize>,
 
-    /// Completions of held-out prompts to sample before and after and to judge: `win_rate` is the share that has the preferred
+    /// Completions of held-out prompts to sample (at temperature 0.7) before and after and to judge: `win_rate` is the share that has the preferred
     /// style, `well_formed` the share without a mistake. Only answers to the pairs that ship with the program can be judged
     #[arg(long, default_value_t = 60, value_name = "COMPLETIONS")]
     pub win_rate_samples: usize,
@@ -141,7 +138,7 @@ impl Args {
     pub fn objective(&self) -> anyhow::Result<Objective> {
         match &self.loss_config {
             Some(json) => Objective::from_json(json),
-            None => Objective::named(self.loss, self.beta, self.sft_weight),
+            None => Objective::named(self.loss, self.beta),
         }
     }
 

@@ -19,6 +19,8 @@ use super::tokens::{END, VOCAB_SIZE};
 const WIDTH: usize = 64;
 const HEADS: usize = 4;
 const BLOCKS: usize = 2;
+/// What logits are divided by before a token is drawn: below 1, unlikely tokens are drawn less often.
+const TEMPERATURE: f64 = 0.7;
 
 /// Token and position embeddings, pre-norm blocks under a causal mask, a final norm, a head.
 #[derive(Module, Debug)]
@@ -77,7 +79,7 @@ impl Transformer {
             let last = open.iter().enumerate().map(|(index, &row)| (index * time + sequences[row].len() - 1) as i32);
             let last = TensorData::new(last.collect(), [open.len()]);
             let next = logits.reshape([open.len() * time, VOCAB_SIZE]).select(0, Tensor::from_data(last, device));
-            let probabilities = softmax(next, 1).try_into_data()?.iter::<f64>().collect::<Vec<_>>();
+            let probabilities = softmax(next / TEMPERATURE, 1).try_into_data()?.iter::<f64>().collect::<Vec<_>>();
             let mut still_open = Vec::new();
             for (&row, probabilities) in open.iter().zip(probabilities.chunks(VOCAB_SIZE)) {
                 match draw(probabilities, &mut rngs[row]) {

@@ -7,6 +7,9 @@ use burn_dpo::{Beta, LossMixture, PreferenceLoss, Weight, WeightedLoss};
 use serde::Serialize;
 use serde_json::Value;
 
+/// Of the likelihood of chosen completions, beside DPO, where no loss is named.
+const SFT_WEIGHT: f64 = 5.0;
+
 /// The loss; written as the list that `--loss-config` reads.
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
@@ -15,20 +18,21 @@ pub struct Objective {
 }
 
 impl Objective {
-    /// A member by name with its usual parameters, but for β where another one is given; and the likelihood of the chosen
-    /// completions with a weight of its own, unless that is 0.
+    /// A member by name with its usual parameters, but for β where another one is given. Without a name: DPO, and the likelihood
+    /// of the chosen completions, which keeps their spelling.
     ///
     /// # Errors
     /// If a β is given to a member without one.
-    pub fn named(loss: PreferenceLoss, beta: Option<Beta>, sft_weight: f64) -> anyhow::Result<Self> {
-        let loss = match beta {
-            Some(beta) => loss.with_beta(beta)?,
-            None => loss,
+    pub fn named(loss: Option<PreferenceLoss>, beta: Option<Beta>) -> anyhow::Result<Self> {
+        let with_beta = |loss: PreferenceLoss, beta: Option<Beta>| match beta {
+            Some(beta) => loss.with_beta(beta),
+            None => Ok(loss),
         };
-        if sft_weight == 0.0 {
-            return Ok(Self { losses: loss.into() });
+        if let Some(loss) = loss {
+            return Ok(Self { losses: with_beta(loss, beta)?.into() });
         }
-        let terms = [(Weight::ONE, loss), (Weight::new(sft_weight)?, PreferenceLoss::Sft {})];
+        let dpo = with_beta(PreferenceLoss::default(), Some(beta.unwrap_or(Beta::new(1.0)?)))?;
+        let terms = [(Weight::ONE, dpo), (Weight::new(SFT_WEIGHT)?, PreferenceLoss::Sft {})];
         Ok(Self { losses: LossMixture::new(terms.map(|(weight, loss)| WeightedLoss { weight, loss }).to_vec())? })
     }
 

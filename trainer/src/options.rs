@@ -5,11 +5,6 @@ pub fn positive(text: &str) -> Result<f64, String> {
     if value.is_finite() && value > 0.0 { Ok(value) } else { Err("expected a finite number above 0".into()) }
 }
 
-pub fn not_negative(text: &str) -> Result<f64, String> {
-    let value = number(text)?;
-    if value.is_finite() && value >= 0.0 { Ok(value) } else { Err("expected a finite number, at least 0".into()) }
-}
-
 pub fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("expected at least 1".into()),
