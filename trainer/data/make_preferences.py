@@ -3,7 +3,7 @@
 
     python3 make_preferences.py > preferences.jsonl
 
-Every prompt asks how to do one of ten things to one of twenty objects. Every combination is asked about in one wording
+Every prompt asks how to do one of eight things to one of twenty-five objects. Every combination is asked about in one wording
 only, so a held-out prompt was never seen. There are two styles of answers; templates.json has the words:
 
     kind   "Gladly! Use warm soapy water."

@@ -77,7 +77,7 @@ pub struct Args {
     pub steps: usize,
 
     /// Supervised steps on both completions of each pair, before DPO; may be 0
-    #[arg(long, default_value_t = 900)]
+    #[arg(long, default_value_t = 1200)]
     pub warmup_steps: usize,
 
     /// Pairs in a step
@@ -113,8 +113,9 @@ pub struct Args {
     #[arg(long, value_name = "BYTES", value_parser = at_least_one)]
     pub max_prompt_length: Option<usize>,
 
-    /// Completions of held-out prompts to sample (at temperature 0.7) before and after and to judge: `win_rate` is the share that has the preferred
-    /// style, `well_formed` the share without a mistake. Only answers to the pairs that ship with the program can be judged
+    /// Completions of held-out prompts to sample, at temperature 0.8, and to judge, before and after: `win_rate` is the share
+    /// that has the preferred style, `well_formed` the share without a mistake. Only answers to the pairs that ship with the
+    /// program can be judged
     #[arg(long, default_value_t = 60, value_name = "COMPLETIONS")]
     pub win_rate_samples: usize,
 

@@ -7,6 +7,9 @@ use burn::{
 
 use super::{clip::clip_by_global_norm, model::Transformer};
 
+/// Small models on few pairs need more than usual, or they learn prompts by heart.
+const WEIGHT_DECAY: f32 = 0.03;
+
 /// A number of steps, and how they are taken.
 pub struct Descent {
     optimizer: ModuleOptimizer,
@@ -24,7 +27,12 @@ pub struct Taken {
 
 impl Descent {
     pub fn new(steps: usize, peak_learning_rate: f64, max_grad_norm: f64) -> Self {
-        Self { optimizer: AdamWConfig::new().init(), steps, peak: peak_learning_rate, max_grad_norm }
+        Self {
+            optimizer: AdamWConfig::new().with_weight_decay(WEIGHT_DECAY).init(),
+            steps,
+            peak: peak_learning_rate,
+            max_grad_norm,
+        }
     }
 
     /// Takes step number `step`, from 1, down the gradient of `loss`.

@@ -91,6 +91,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let compare = |pairs: &[ScoredPair]| trainer.compare(&reference, &policy, pairs);
     let (on_held_out, on_train) = (compare(&held_out)?, compare(&train)?);
     let samples = Samples::draw(&trainer, &held_out, &reference, &policy)?;
+    if samples.style.is_none() && args.win_rate_samples > 0 {
+        trainer.log.note("no win_rate: only answers to the pairs that ship with the program can be judged");
+    }
 
     if let Some(out) = &out {
         let mut weights = SafetensorsStore::from_bytes(None);

@@ -108,7 +108,7 @@ mod tests {
     fn a_letter_off_is_not_well_formed_and_still_of_its_style() {
         let right = "Gladly! Put on two thin coats.";
         let misspelt = "Gladly! Put on two thin coast.";
-        let of_another_prompt = "Gladly! Rub in a little wax.";
+        let of_another_prompt = "Gladly! Compare three shops.";
         assert_eq!(style_of(&[right, misspelt, of_another_prompt]).win_rate(), 1.0);
         assert_eq!(style_of(&[right]).well_formed(), 1.0);
         assert_eq!(style_of(&[misspelt, of_another_prompt]).well_formed(), 0.0);
