@@ -113,10 +113,10 @@ pub struct Args {
     #[arg(long, value_name = "BYTES", value_parser = at_least_one)]
     pub max_prompt_length: Option<usize>,
 
-    /// Completions of held-out prompts to sample, at temperature 0.8, and to judge, before and after: `win_rate` is the share
+    /// Completions of held-out prompts to sample, at temperature 0.7, and to judge, before and after: `win_rate` is the share
     /// that has the preferred style, `well_formed` the share without a mistake. Only answers to the pairs that ship with the
     /// program can be judged
-    #[arg(long, default_value_t = 60, value_name = "COMPLETIONS")]
+    #[arg(long, default_value_t = 100, value_name = "COMPLETIONS")]
     pub win_rate_samples: usize,
 
     /// Held-out prompts whose completions are shown, before and after

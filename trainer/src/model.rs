@@ -20,7 +20,7 @@ const WIDTH: usize = 64;
 const HEADS: usize = 4;
 const BLOCKS: usize = 2;
 /// What logits are divided by before a token is drawn: below 1, unlikely tokens are drawn less often.
-const TEMPERATURE: f64 = 0.8;
+const TEMPERATURE: f64 = 0.7;
 
 /// Token and position embeddings, pre-norm blocks under a causal mask, a final norm, a head.
 #[derive(Module, Debug)]

@@ -1,7 +1,5 @@
 //! Completions of held-out prompts, sampled before DPO and after, from the same random numbers.
 
-use std::iter;
-
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::{
@@ -48,8 +46,8 @@ impl Samples {
         let prompts: Vec<&[u32]> = prompts.iter().copied().cycle().take(shown.max(judged)).collect();
 
         let complete = |model: &Transformer| -> anyhow::Result<Vec<String>> {
-            let seeds = iter::successors(Some(trainer.args.seed), |seed| Some(seed.wrapping_add(1)));
-            let mut rngs: Vec<StdRng> = seeds.take(prompts.len()).map(StdRng::seed_from_u64).collect();
+            let mut seeds = StdRng::seed_from_u64(trainer.args.seed);
+            let mut rngs: Vec<StdRng> = prompts.iter().map(|_| StdRng::from_rng(&mut seeds)).collect();
             let completions = model.sample(&prompts, &mut rngs, &trainer.device)?;
             Ok(completions.iter().map(|tokens| tokens::text(tokens)).collect())
         };
