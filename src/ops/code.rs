@@ -75,6 +75,7 @@ impl Code {
     }
 
     /// Which instructions give the same result for all pairs.
+    #[cfg(any(feature = "flex", feature = "ndarray"))]
     pub fn uniform(&self) -> Vec<bool> {
         let mut uniform = Vec::with_capacity(self.instructions.len());
         for instruction in &self.instructions {
