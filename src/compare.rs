@@ -5,8 +5,8 @@ use burn_tensor::{FloatDType, Tensor};
 use crate::{
     Error, PairLogProbs, Result, SequenceLogProbs,
     error::expect_pairs,
-    expr::{Expr, function_of, function_of_all},
-    ops::{check_same_device, common_dtype},
+    expr::{Expr, function_of},
+    ops::{Reach, check_same_device, common_dtype},
     sides::Sides,
 };
 
@@ -32,7 +32,7 @@ impl Policy {
 
     /// The loss with that value and those derivatives in chosen and rejected log-probs.
     pub fn loss(self, value: Expr, derivatives: Sides<Expr>) -> Tensor<1> {
-        function_of(self.0, value, [derivatives.chosen, derivatives.rejected])
+        function_of(self.0, value, [derivatives.chosen, derivatives.rejected], Reach::OwnPair)
     }
 
     /// The loss of a difference, chosen − rejected, with that derivative.
@@ -42,12 +42,12 @@ impl Policy {
 
     /// The loss of chosen completions alone. The gradient of the rejected ones is 0, whatever comes in.
     pub fn loss_of_chosen(self, value: Expr, derivative: Expr) -> Tensor<1> {
-        function_of(self.0, value, [derivative])
+        function_of(self.0, value, [derivative], Reach::OwnPair)
     }
 
     /// One loss of all chosen completions together, the same number for each pair.
     pub fn loss_of_all_chosen(self, value: Expr, derivative: Expr) -> Tensor<1> {
-        function_of_all(self.0, value, [derivative])
+        function_of(self.0, value, [derivative], Reach::AllPairs)
     }
 }
 

@@ -224,19 +224,16 @@ pub(crate) fn exp_half(x: Expr) -> Expr {
 
 /// The function of `input`, `[parts · pairs]`, with that value, `[pairs]`, and those derivatives in the first parts of the input. In
 /// the other parts its derivative is 0.
-pub(crate) fn function_of<const N: usize>(input: Tensor<1>, value: Expr, derivatives: [Expr; N]) -> Tensor<1> {
+pub(crate) fn function_of<const N: usize>(
+    input: Tensor<1>,
+    value: Expr,
+    derivatives: [Expr; N],
+    reach: Reach,
+) -> Tensor<1> {
     if !input.is_tracked() {
         return value.evaluate();
     }
-    Lowering::call([value].into_iter().chain(derivatives)).evaluate_in_graph(input, Reach::OwnPair)
-}
-
-/// The same for a function of the whole input, whose value is the same number for each pair.
-pub(crate) fn function_of_all<const N: usize>(input: Tensor<1>, value: Expr, derivatives: [Expr; N]) -> Tensor<1> {
-    if !input.is_tracked() {
-        return value.evaluate();
-    }
-    Lowering::call([value].into_iter().chain(derivatives)).evaluate_in_graph(input, Reach::AllPairs)
+    Lowering::call([value].into_iter().chain(derivatives)).evaluate_in_graph(input, reach)
 }
 
 /// Columns of numbers, one after the other, `[columns · pairs]`.

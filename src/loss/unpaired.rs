@@ -7,7 +7,7 @@ use crate::{
     Error, Result, SequenceLogProbs,
     compare::{ComparedSequences, compare_sequences},
     expr::{BoolExpr, Expr, finite, function_of, sigmoid, softplus},
-    ops::{check_float, check_same_device, zero},
+    ops::{Reach, check_float, check_same_device, zero},
 };
 
 /// Kahneman–Tversky Optimization: one loss per completion.
@@ -85,7 +85,7 @@ pub fn kto_loss(
     let loss = weight(sigmoid(against), 1.0);
     let derivative = weight(sigmoid_derivative(reward), -1.0) * beta.get();
 
-    Ok(function_of(policy, loss, [derivative]))
+    Ok(function_of(policy, loss, [derivative], Reach::OwnPair))
 }
 
 /// Binary Classifier Optimization: one loss per completion.
@@ -149,7 +149,7 @@ pub fn bco_loss(
     let derivative = sigmoid(against);
     let derivative = derivative.clone().mask_where(desirable, derivative.neg()) * beta.get();
 
-    Ok(function_of(policy, loss, [derivative]))
+    Ok(function_of(policy, loss, [derivative], Reach::OwnPair))
 }
 
 /// KTO's estimate of how far the policy is from the reference, `[1]`, in nats, without gradient.

@@ -28,6 +28,20 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// One sequence of token 0, all counted, with these logits of two ids at its positions.
+    pub fn of_rows(rows: &[[f32; 2]]) -> Self {
+        let time = rows.len();
+        Self {
+            sequences: 1,
+            time,
+            vocab: 2,
+            logits: rows.concat(),
+            tokens: vec![0; time],
+            mask: vec![true; time],
+            upstream: vec![1.0; time - 1],
+        }
+    }
+
     /// Which predictions count, `[sequences, time − 1]`: prediction `t` of a row is of its token `t + 1`.
     pub fn counted(&self) -> Vec<bool> {
         self.mask.chunks(self.time).flat_map(|row| row[1..].iter().copied()).collect()

@@ -167,15 +167,7 @@ fn ulp(x: f64) -> f64 {
 fn no_finite_logit_overflows() {
     on_every_device(|on| {
         let rows = [[f32::MAX; 2], [f32::MIN; 2], [f32::MAX, 0.0], [0.0, f32::MIN], [0.0; 2]];
-        let batch = Batch {
-            sequences: 1,
-            time: 5,
-            vocab: 2,
-            logits: rows.concat(),
-            tokens: vec![0; 5],
-            mask: vec![true; 5],
-            upstream: vec![1.0; 4],
-        };
+        let batch = Batch::of_rows(&rows);
         let scored = batch.score_with_gradient(&on.device, DType::F32);
         let half = 0.5f64.ln();
         expect_close("log-prob", DType::F32, &scored.log_probs, &[half, half, 0.0, 0.0], |_| 1e-7)?;

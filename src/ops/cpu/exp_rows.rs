@@ -8,7 +8,7 @@ use super::{
     dtype::{Compute, Float, larger},
     exp::exp,
     map::{Destination, Map},
-    softmax_state::SoftmaxState,
+    softmax_state::{SoftmaxState, check_rows},
     tasks::segment_width,
 };
 
@@ -39,11 +39,6 @@ pub(crate) fn exp_rows<T: Compute>(
             weighted.fill(&mut Destination::InPlace(row), segment);
         }
     });
-}
-
-pub(super) fn check_rows<F>(z: &[F], width: usize, targets: &[i32], states: &[SoftmaxState]) {
-    assert_eq!(targets.len() * width, z.len(), "rows of logits");
-    assert_eq!(targets.len(), states.len(), "rows of states");
 }
 
 /// `e_v (level + per_gap · gap_v) (1 − (z_v/c)²)` along a row.

@@ -18,9 +18,9 @@ use rayon::prelude::*;
 use super::{
     super::logits::{IGNORED, LogitTransform},
     dtype::{Compute, Float},
-    exp_rows::{WeightedExp, check_rows},
+    exp_rows::WeightedExp,
     map::Destination,
-    softmax_state::SoftmaxState,
+    softmax_state::{SoftmaxState, check_rows},
     tasks::{local_column, segment_width},
 };
 

@@ -17,7 +17,7 @@ use super::{
     dtype::{Compute, Float, LANES, larger},
     exp::exp,
     prefetch::prefetch,
-    softmax_state::SoftmaxState,
+    softmax_state::{SoftmaxState, check_rows},
     tasks::{BLOCK, local_column, segment_width},
 };
 
@@ -50,8 +50,7 @@ pub(crate) fn read_rows<F: Float>(
     statistics: bool,
     states: &mut [SoftmaxState],
 ) {
-    assert_eq!(targets.len() * width, z.len(), "rows of logits");
-    assert_eq!(targets.len(), states.len(), "rows of states");
+    check_rows(z, width, targets, states);
     if width == 0 {
         return;
     }

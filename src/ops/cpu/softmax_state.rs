@@ -146,6 +146,12 @@ fn min_or_nan(a: f64, b: f64) -> f64 {
     if a <= b || a.is_nan() { a } else { b }
 }
 
+/// That rows `z`, `[rows, width]`, have a target and a state each.
+pub(super) fn check_rows<F>(z: &[F], width: usize, targets: &[i32], states: &[SoftmaxState]) {
+    assert_eq!(targets.len() * width, z.len(), "rows of logits");
+    assert_eq!(targets.len(), states.len(), "rows of states");
+}
+
 #[cfg(test)]
 #[path = "../../../tests/kernels/softmax_state.rs"]
 mod tests;

@@ -37,9 +37,9 @@ pub struct Operands<B: Backend> {
     pub counts: Counts<B>,
 }
 
+#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
 impl<B: Backend> Operands<B> {
     /// The float inputs.
-    #[cfg_attr(not(any(feature = "flex", feature = "ndarray", feature = "cube")), allow(dead_code))] // no kernels
     pub fn floats(self, program: &Program) -> (impl Iterator<Item = FloatTensor<B>> + use<B>, Counts<B>) {
         let Self { one, two, three, four, five, counts } = self;
         ([one, two, three, four, five].into_iter().take(program.inputs), counts)

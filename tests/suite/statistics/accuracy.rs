@@ -64,15 +64,7 @@ fn expect_relative(on: &Tested, vocab: usize, below: impl Fn(usize) -> f32, wors
 fn no_finite_logit_overflows_a_statistic() {
     on_every_device(|on| {
         let rows = [[f32::MAX; 2], [f32::MIN; 2], [f32::MAX, f32::MIN], [0.0, f32::MIN], [0.0; 2]];
-        let batch = Batch {
-            sequences: 1,
-            time: 5,
-            vocab: 2,
-            logits: rows.concat(),
-            tokens: vec![0; 5],
-            mask: vec![true; 5],
-            upstream: vec![1.0; 4],
-        };
+        let batch = Batch::of_rows(&rows);
         let actual = measured(&batch, on, DType::F32);
         let (max, ln_2) = (f64::from(f32::MAX), std::f64::consts::LN_2);
         prop_assert_eq!(&actual.mean_logit, &[max, -max, 0.0, -max / 2.0]);
